@@ -1,0 +1,295 @@
+//! The catalog: the YAML documents that say what streams, views and rules exist.
+
+mod rule;
+mod stream;
+mod view;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use rule::{RuleDef, Severity};
+pub use stream::{EventTimeDef, FieldType, Format, StreamDef, TimeUnitName, UnknownFields};
+pub use view::{BatchSchedule, ViewDef};
+
+use crate::error::{Error, Result};
+use crate::topic::is_name;
+
+/// What a document defines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A typed table of raw events.
+    Stream,
+    /// A windowed aggregate over a stream.
+    View,
+    /// An alert condition.
+    Rule,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stream => "stream",
+            Self::View => "view",
+            Self::Rule => "rule",
+        })
+    }
+}
+
+/// One parsed document together with the text it came from, which is what the store keeps.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// The definition.
+    pub def: Definition,
+    /// The YAML text, without the `---` around it.
+    pub text: String,
+}
+
+/// A parsed definition.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Definition {
+    /// `kind: stream`
+    Stream(Arc<StreamDef>),
+    /// `kind: view`
+    View(Arc<ViewDef>),
+    /// `kind: rule`
+    Rule(Arc<RuleDef>),
+}
+
+impl Definition {
+    /// What it defines.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Stream(_) => Kind::Stream,
+            Self::View(_) => Kind::View,
+            Self::Rule(_) => Kind::Rule,
+        }
+    }
+
+    /// Its name, unique within its kind.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Stream(def) => &def.name,
+            Self::View(def) => &def.name,
+            Self::Rule(def) => &def.name,
+        }
+    }
+}
+
+/// All definitions in force.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    documents: BTreeMap<(Kind, String), Document>,
+}
+
+impl Catalog {
+    /// The catalog of a server that was given none: the stream `events`.
+    pub fn with_default_stream() -> Self {
+        let documents = parse(DEFAULT_CATALOG, "the default catalog").expect("the default catalog parses");
+        let mut catalog = Self::default();
+        for document in documents {
+            catalog.put(document);
+        }
+        catalog
+    }
+
+    /// Adds or replaces a definition.
+    pub fn put(&mut self, document: Document) {
+        let key = (document.def.kind(), document.def.name().to_owned());
+        self.documents.insert(key, document);
+    }
+
+    /// Takes a definition out.
+    pub fn remove(&mut self, kind: Kind, name: &str) -> Option<Document> {
+        self.documents.remove(&(kind, name.to_owned()))
+    }
+
+    /// Looks a definition up.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<&Document> {
+        self.documents.get(&(kind, name.to_owned()))
+    }
+
+    /// All documents: streams, then views, then rules, each by name.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.documents.values()
+    }
+
+    /// The streams by name.
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<StreamDef>> {
+        self.documents().filter_map(|d| if let Definition::Stream(def) = &d.def { Some(def) } else { None })
+    }
+
+    /// The views by name.
+    pub fn views(&self) -> impl Iterator<Item = &Arc<ViewDef>> {
+        self.documents().filter_map(|d| if let Definition::View(def) = &d.def { Some(def) } else { None })
+    }
+
+    /// The rules by name.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<RuleDef>> {
+        self.documents().filter_map(|d| if let Definition::Rule(def) = &d.def { Some(def) } else { None })
+    }
+}
+
+const DEFAULT_CATALOG: &str = "\
+kind: stream
+name: events
+topics: [\"devices/{device_id}/telemetry\"]
+format: json
+unknown_fields: add
+";
+
+/// Parses a file of documents, separated by lines of `---`. `origin` names the file in errors.
+pub fn parse(text: &str, origin: &str) -> Result<Vec<Document>> {
+    let mut documents = Vec::new();
+    for (first_line, chunk) in split(text) {
+        if chunk.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            continue;
+        }
+        let def = parse_one(chunk).map_err(|why| {
+            Error::invalid(format!("{origin}, document at line {first_line}: {why}"))
+        })?;
+        documents.push(Document { def, text: chunk.trim_matches('\n').to_owned() + "\n" });
+    }
+    Ok(documents)
+}
+
+/// The chunks between `---` lines, each with the number of its first line.
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut chunks = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if line.trim_end() == "---" {
+            chunks.push((start_line, &text[start..offset]));
+            start = offset + line.len();
+            start_line = number + 2;
+        }
+        offset += line.len();
+    }
+    chunks.push((start_line, &text[start..]));
+    chunks
+}
+
+fn parse_one(text: &str) -> Result<Definition, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        kind: Option<String>,
+        name: Option<String>,
+    }
+    let head: Head = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    let kind = head.kind.ok_or("`kind` is missing; it is one of stream, view, rule")?;
+    let name = head.name.ok_or_else(|| format!("the {kind} has no `name`"))?;
+    if !is_name(&name) {
+        return Err(format!("`{name}` is no name; use letters, digits and `_`, not starting with a digit"));
+    }
+    let context = |e: serde_saphyr::Error| format!("{kind} `{name}`: {e}");
+    let def = match kind.as_str() {
+        "stream" => Definition::Stream(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
+        "view" => Definition::View(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
+        "rule" => Definition::Rule(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
+        other => return Err(format!("`{other}` is no kind; it is one of stream, view, rule")),
+    };
+    let checked = match &def {
+        Definition::Stream(def) => def.check(),
+        Definition::View(def) => def.check(),
+        Definition::Rule(def) => def.check(),
+    };
+    checked.map_err(|why| format!("{kind} `{name}`: {why}"))?;
+    Ok(def)
+}
+
+/// Durations as people write them: `10s`, `5m`, `400d`.
+pub mod duration_text {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Reads `10s`, `1m 30s`, `400d`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        let text: Option<String> = Option::deserialize(d)?;
+        text.map(|text| {
+            humantime::parse_duration(&text).map_err(|e| {
+                serde::de::Error::custom(format!("`{text}` is no duration ({e}); write 30s, 5m, 400d"))
+            })
+        })
+        .transpose()
+    }
+
+    /// Writes what [`deserialize`] reads.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => s.serialize_str(&humantime::format_duration(*duration).to_string()),
+            None => s.serialize_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTRACT: &str = r#"
+kind: stream
+name: readings
+topics: ["devices/{device_id}/telemetry"]      # MQTT filter with named levels
+format: json
+event_time: {field: ts, unit: ms}
+fields: {temperature: double, humidity: double, status: text}
+unknown_fields: add
+dedup: [device_id, event_time]
+cadence: 10s
+allowed_lateness: 1m
+retention: 30d
+---
+kind: view
+name: climate_1m
+sql: |
+  SELECT device_id, tumble(event_time, INTERVAL '1 minute') AS window_start,
+         count(*) AS n FROM readings GROUP BY device_id, window_start
+batch: {every: 5m}
+retention: 400d
+---
+kind: rule
+name: overheating
+on: climate_1m
+when: avg_temperature > 80
+clear_when: avg_temperature < 75
+for: 2m
+keep_firing_for: 1m
+severity: critical
+labels: {team: plant}
+annotations: {summary: "{device_id} at {avg_temperature} C"}
+notify: [ops-webhook]
+"#;
+
+    #[test]
+    fn the_documents_of_the_manual_parse() {
+        let documents = parse(CONTRACT, "test").expect("they parse");
+        let kinds: Vec<_> = documents.iter().map(|d| (d.def.kind(), d.def.name().to_owned())).collect();
+        assert_eq!(
+            kinds,
+            [
+                (Kind::Stream, "readings".into()),
+                (Kind::View, "climate_1m".into()),
+                (Kind::Rule, "overheating".into())
+            ]
+        );
+        let Definition::Rule(rule) = &documents[2].def else { panic!("a rule") };
+        assert_eq!(rule.hold, Some(std::time::Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn an_error_names_file_line_and_cause() {
+        let text = "kind: stream\nname: a\ntopics: [x]\n---\nkind: view\nname: b\nsqk: oops\n";
+        let error = parse(text, "c.yaml").expect_err("a typo").to_string();
+        assert!(error.contains("c.yaml, document at line 5") && error.contains("sqk"), "{error}");
+    }
+
+    #[test]
+    fn a_server_without_catalog_has_the_stream_events() {
+        let catalog = Catalog::with_default_stream();
+        assert_eq!(catalog.streams().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["events"]);
+    }
+}

@@ -1,0 +1,24 @@
+//! The vocabulary of the platform: what an event, a position, a stream, a view, a rule and a table *are*.
+//!
+//! Every other crate depends on this one and this one on none of them. Start with [`position`] (where batch
+//! and speed meet), then [`view`] (how one SQL text becomes mergeable state), then [`table`] (how rows reach
+//! object storage exactly once).
+
+pub mod alert;
+pub mod batch;
+pub mod catalog;
+pub mod clock;
+pub mod control;
+pub mod error;
+pub mod functions;
+pub mod layout;
+pub mod log;
+pub mod micro_batch;
+pub mod position;
+pub mod raw;
+pub mod session;
+pub mod table;
+pub mod topic;
+pub mod view;
+
+pub use error::{Error, Result};

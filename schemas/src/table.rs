@@ -1,0 +1,473 @@
+//! Tables on object storage: the one way in which our crates write and read Delta Lake.
+//!
+//! A [`Table`] is a single committer. Each commit carries the *frontier* that its rows complete as Delta
+//! application transactions, so that rows and frontier become visible together or not at all: a writer that
+//! died and comes back reads the frontier and knows exactly which positions are in.
+//!
+//! Readers hold a [`TableSnapshot`], which stays valid until its files are vacuumed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::prelude::SessionContext;
+use deltalake::kernel::transaction::CommitBuilder;
+use deltalake::kernel::{Action, MetadataExt, StructType, Transaction};
+use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use deltalake::parquet::basic::{Compression, ZstdLevel};
+use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::writer::{DeltaWriter, RecordBatchWriter};
+use deltalake::{DeltaTable, DeltaTableBuilder};
+use futures::TryStreamExt;
+use parking_lot::RwLock;
+use url::Url;
+
+use crate::error::{Error, Result};
+use crate::layout::{GENERATION_APP_ID, frontier_app_id};
+use crate::position::{Frontier, NodeId};
+
+/// Rows per row group: large enough to compress, small enough that a reader of one device skips most of a file.
+const ROW_GROUP_ROWS: usize = 131_072;
+/// Compaction and recompute write files of about this size.
+pub const TARGET_FILE_BYTES: u64 = 128 << 20;
+
+/// The root under which all tables live.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Url,
+}
+
+impl Store {
+    /// A store in a local directory, which is created.
+    pub fn local(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+        let dir = dir.canonicalize().map_err(|e| Error::io(format!("opening {}", dir.display()), e))?;
+        let root = Url::from_directory_path(&dir)
+            .map_err(|()| Error::invalid(format!("`{}` is no usable path", dir.display())))?;
+        Ok(Self { root })
+    }
+
+    /// A store at a URL, or in a local directory if `location` has no scheme.
+    pub fn parse(location: &str) -> Result<Self> {
+        match Url::parse(location) {
+            Ok(url) if url.scheme() == "file" => match url.to_file_path() {
+                Ok(dir) => Self::local(&dir),
+                Err(()) => Err(Error::invalid(format!("`{location}` is no local path"))),
+            },
+            Ok(url) if url.scheme().len() > 1 => Err(Error::invalid(format!(
+                "the store `{location}`: this build reads and writes local directories only; give a path or a file:// URL"
+            ))),
+            _ => Self::local(Path::new(location)),
+        }
+    }
+
+    /// The URL of a table or folder.
+    pub fn url(&self, path: &str) -> Result<Url> {
+        self.root
+            .join(&format!("{path}/"))
+            .map_err(|e| Error::invalid(format!("`{path}` below `{}`: {e}", self.root)))
+    }
+
+    /// The local directory behind the store.
+    pub fn local_path(&self, path: &str) -> Result<std::path::PathBuf> {
+        self.url(path)?.to_file_path().map_err(|()| Error::invalid(format!("`{}` is no local path", self.root)))
+    }
+}
+
+/// What a table is created with.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// The folder below the store's root.
+    pub path: String,
+    /// The columns, with the types of Delta Lake (see [`crate::view::storage`] for the mapping).
+    pub schema: SchemaRef,
+    /// The partition columns.
+    pub partition_by: Vec<String>,
+    /// The columns that get min/max statistics in the log. Others have them in the Parquet footers only.
+    pub stats_columns: Vec<String>,
+    /// The ingest nodes whose frontier the table carries.
+    pub nodes: Vec<NodeId>,
+}
+
+/// What goes into the log together with rows.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// The frontier that the table covers with this commit.
+    pub frontier: Frontier,
+    /// The batch generation, for view tables.
+    pub generation: Option<i64>,
+}
+
+/// A file of a snapshot.
+#[derive(Debug, Clone)]
+pub struct FileInfo {
+    /// Its path, relative to the table.
+    pub path: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its rows, if the log knows.
+    pub rows: u64,
+    /// Its partition values.
+    pub partition: Vec<(String, Option<String>)>,
+}
+
+/// A table and its only committer in this process. Cheap to share; commits take turns.
+pub struct Table {
+    spec: TableSpec,
+    committer: tokio::sync::Mutex<()>,
+    snapshot: RwLock<TableSnapshot>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// Opens the table, creating it if it is not there.
+    pub async fn open(store: &Store, spec: TableSpec) -> Result<Self> {
+        let url = store.url(&spec.path)?;
+        if url.scheme() == "file" {
+            let dir = store.local_path(&spec.path)?;
+            std::fs::create_dir_all(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+        }
+        let mut delta = DeltaTableBuilder::from_url(url)?.build()?;
+        if delta.verify_deltatable_existence().await? {
+            delta.load().await?;
+        } else {
+            delta = create(delta, &spec).await?;
+        }
+        let snapshot = TableSnapshot::read(delta, &spec.nodes).await?;
+        Ok(Self { spec, committer: tokio::sync::Mutex::new(()), snapshot: RwLock::new(snapshot) })
+    }
+
+    /// The newest committed state.
+    pub fn snapshot(&self) -> TableSnapshot {
+        self.snapshot.read().clone()
+    }
+
+    /// Appends rows, in files split by partition, and commits them together with `commit`.
+    ///
+    /// No rows is fine: the frontier moves all the same.
+    pub async fn append(&self, batches: &[RecordBatch], commit: Commit) -> Result<TableSnapshot> {
+        let _turn = self.committer.lock().await;
+        let delta = self.snapshot().delta;
+        let adds = write_files(RecordBatchWriter::for_table(&delta)?, batches).await?;
+        self.commit(delta, adds, commit, write_operation(SaveMode::Append, &self.spec)).await
+    }
+
+    /// Replaces all rows by `batches` in one commit.
+    pub async fn replace(&self, batches: &[RecordBatch], commit: Commit) -> Result<TableSnapshot> {
+        let _turn = self.committer.lock().await;
+        let delta = self.snapshot().delta;
+        let mut actions: Vec<Action> = removes(&delta, |_| true, true)?;
+        actions.extend(write_files(RecordBatchWriter::for_table(&delta)?, batches).await?);
+        self.commit(delta, actions, commit, write_operation(SaveMode::Overwrite, &self.spec)).await
+    }
+
+    /// Replaces some files by `batches`, which hold the same rows in another arrangement (or, for state, rows
+    /// that merge to the same). The frontier stays. Fails if one of the files is gone.
+    pub async fn rewrite(&self, files: &[FileInfo], batches: &[RecordBatch]) -> Result<TableSnapshot> {
+        let _turn = self.committer.lock().await;
+        let delta = self.snapshot().delta;
+        let removed = removes(&delta, |path| files.iter().any(|file| file.path == path), false)?;
+        if removed.len() != files.len() {
+            return Err(Error::invalid(format!("{}: the files to rewrite have changed; try again", self.spec.path)));
+        }
+        let mut actions = removed;
+        for action in write_files(RecordBatchWriter::for_table(&delta)?, batches).await? {
+            actions.push(match action {
+                Action::Add(mut add) => {
+                    add.data_change = false;
+                    Action::Add(add)
+                }
+                other => other,
+            });
+        }
+        let operation = DeltaOperation::Optimize { predicate: None, target_size: TARGET_FILE_BYTES as i64 };
+        self.commit(delta, actions, Commit::default(), operation).await
+    }
+
+    /// Makes the table's schema cover `wanted`: new columns are added as nullable, integers become doubles.
+    ///
+    /// A column that is widened is rewritten in every file, so that readers of the open table need to know
+    /// nothing about it. Costs the size of the table, then, and happens once per column.
+    pub async fn evolve(&self, wanted: &SchemaRef) -> Result<TableSnapshot> {
+        let current = self.snapshot().schema();
+        let (merged, widened) = merge_schemas(&current, wanted)?;
+        if merged == *current {
+            return Ok(self.snapshot());
+        }
+        let _turn = self.committer.lock().await;
+        let delta = self.snapshot().delta;
+        let merged: SchemaRef = Arc::new(merged);
+        let kernel_schema: StructType = merged.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
+        let metadata = delta.snapshot()?.metadata().clone().with_schema(&kernel_schema)?;
+        let mut actions = vec![Action::Metadata(metadata)];
+        if widened && self.snapshot().file_count() > 0 {
+            actions.extend(removes(&delta, |_| true, false)?);
+            actions.extend(self.rewritten_as(&delta, &merged).await?);
+        }
+        let operation = write_operation(SaveMode::Append, &self.spec);
+        self.commit(delta, actions, Commit::default(), operation).await
+    }
+
+    /// All rows, cast to `schema` and written to new files.
+    async fn rewritten_as(&self, delta: &DeltaTable, schema: &SchemaRef) -> Result<Vec<Action>> {
+        let provider = self.snapshot().provider().await?;
+        let context = SessionContext::new();
+        let mut rows = context.read_table(provider)?.execute_stream().await?;
+        let mut writer = RecordBatchWriter::try_new(
+            delta.table_url(),
+            schema.clone(),
+            Some(self.spec.partition_by.clone()),
+            None,
+        )?
+        .with_writer_properties(writer_properties());
+        while let Some(batch) = rows.try_next().await? {
+            writer.write(cast_to(&batch, schema)?).await?;
+        }
+        Ok(writer.flush().await?.into_iter().map(Action::Add).collect())
+    }
+
+    /// Deletes files that no snapshot of the last `keep` needs. Returns how many.
+    pub async fn vacuum(&self, keep: Duration) -> Result<usize> {
+        let _turn = self.committer.lock().await;
+        let delta = self.snapshot().delta;
+        let keep = chrono::Duration::from_std(keep).unwrap_or(chrono::Duration::MAX);
+        let (delta, metrics) = delta
+            .vacuum()
+            .with_retention_period(keep)
+            .with_enforce_retention_duration(false)
+            .await?;
+        *self.snapshot.write() = TableSnapshot::read(delta, &self.spec.nodes).await?;
+        Ok(metrics.files_deleted.len())
+    }
+
+    async fn commit(
+        &self,
+        mut delta: DeltaTable,
+        actions: Vec<Action>,
+        commit: Commit,
+        operation: DeltaOperation,
+    ) -> Result<TableSnapshot> {
+        let mut transactions: Vec<Transaction> = commit
+            .frontier
+            .iter()
+            .map(|(node, seq)| Transaction::new(frontier_app_id(node), seq as i64))
+            .collect();
+        transactions.extend(commit.generation.map(|g| Transaction::new(GENERATION_APP_ID, g)));
+        let properties = deltalake::kernel::transaction::CommitProperties::default()
+            .with_application_transactions(transactions)
+            .with_max_retries(5);
+        let finalized = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(delta.snapshot()?), delta.log_store(), operation)
+            .await?;
+        delta = DeltaTable::new(delta.log_store());
+        delta.state = Some(finalized.snapshot());
+        let snapshot = TableSnapshot::read(delta, &self.spec.nodes).await?;
+        *self.snapshot.write() = snapshot.clone();
+        Ok(snapshot)
+    }
+}
+
+/// A table at one version.
+#[derive(Clone)]
+pub struct TableSnapshot {
+    delta: DeltaTable,
+    frontier: Frontier,
+    generation: i64,
+}
+
+impl fmt::Debug for TableSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSnapshot")
+            .field("url", &self.delta.table_url().as_str())
+            .field("version", &self.delta.version())
+            .field("frontier", &self.frontier)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TableSnapshot {
+    async fn read(delta: DeltaTable, nodes: &[NodeId]) -> Result<Self> {
+        let log_store = delta.log_store();
+        let state = delta.snapshot()?;
+        let mut frontier = Frontier::empty();
+        for node in nodes {
+            let version = state.transaction_version(log_store.as_ref(), frontier_app_id(node)).await?;
+            frontier.advance(node, version.unwrap_or(0) as u64);
+        }
+        let generation = state.transaction_version(log_store.as_ref(), GENERATION_APP_ID).await?.unwrap_or(0);
+        Ok(Self { delta, frontier, generation })
+    }
+
+    /// The frontier that the rows cover.
+    pub fn frontier(&self) -> &Frontier {
+        &self.frontier
+    }
+
+    /// The batch generation, 0 before the first.
+    pub fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    /// The version in the Delta log.
+    pub fn version(&self) -> u64 {
+        self.delta.version().map_or(0, |version| version as u64)
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        let state = self.delta.snapshot().expect("a snapshot is made from a loaded table");
+        state.snapshot().arrow_schema()
+    }
+
+    /// The live files.
+    pub fn files(&self) -> Vec<FileInfo> {
+        let state = self.delta.snapshot().expect("a snapshot is made from a loaded table");
+        state
+            .log_data()
+            .iter()
+            .map(|file| FileInfo {
+                path: file.path().into_owned(),
+                bytes: file.size().max(0) as u64,
+                rows: file.num_records().unwrap_or(0) as u64,
+                partition: {
+                    let mut values: Vec<_> = file.partition_values_map().into_iter().collect();
+                    values.sort();
+                    values
+                },
+            })
+            .collect()
+    }
+
+    /// How many live files there are.
+    pub fn file_count(&self) -> usize {
+        self.delta.snapshot().map_or(0, |state| state.log_data().num_files())
+    }
+
+    /// The rows, from the log's statistics.
+    pub fn row_count(&self) -> u64 {
+        self.files().iter().map(|file| file.rows).sum()
+    }
+
+    /// The rows as a DataFusion table. Filters prune files by partition and statistics.
+    pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
+        Ok(self.delta.table_provider().await?)
+    }
+
+    /// The rows of some of its files.
+    pub async fn provider_of(&self, files: &[FileInfo]) -> Result<Arc<dyn TableProvider>> {
+        Ok(self.delta.table_provider().with_file_paths(files.iter().map(|file| file.path.clone())).await?)
+    }
+}
+
+async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
+    let schema: StructType = spec.schema.as_ref().try_into_kernel().map_err(corrupt(&spec.path))?;
+    let configuration: HashMap<String, Option<String>> = [
+        ("delta.checkpointInterval", "25".to_owned()),
+        // Readers hold snapshots for minutes, not for days; the log must not grow with the number of seals.
+        ("delta.logRetentionDuration", "interval 1 hours".to_owned()),
+        ("delta.enableExpiredLogCleanup", "true".to_owned()),
+        ("delta.deletedFileRetentionDuration", "interval 1 hours".to_owned()),
+        ("delta.dataSkippingStatsColumns", spec.stats_columns.join(",")),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), Some(value)))
+    .collect();
+    Ok(delta
+        .create()
+        .with_columns(schema.fields().cloned())
+        .with_partition_columns(spec.partition_by.clone())
+        .with_configuration(configuration)
+        .await?)
+}
+
+fn write_operation(mode: SaveMode, spec: &TableSpec) -> DeltaOperation {
+    let partition_by = (!spec.partition_by.is_empty()).then(|| spec.partition_by.clone());
+    DeltaOperation::Write { mode, partition_by, predicate: None }
+}
+
+fn writer_properties() -> WriterProperties {
+    let level = ZstdLevel::try_new(1).expect("1 is a zstd level");
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .build()
+}
+
+async fn write_files(writer: RecordBatchWriter, batches: &[RecordBatch]) -> Result<Vec<Action>> {
+    let mut writer = writer.with_writer_properties(writer_properties());
+    let schema = writer.arrow_schema();
+    for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
+        writer.write(cast_to(batch, &schema)?).await?;
+    }
+    Ok(writer.flush().await?.into_iter().map(Action::Add).collect())
+}
+
+fn removes(delta: &DeltaTable, which: impl Fn(&str) -> bool, data_change: bool) -> Result<Vec<Action>> {
+    let state = delta.snapshot()?;
+    let files = state.log_data();
+    Ok(files
+        .iter()
+        .filter(|file| which(&file.path()))
+        .map(|file| Action::Remove(file.remove_action(data_change)))
+        .collect())
+}
+
+/// `batch` with exactly the columns of `schema`: missing ones are null, narrower ones are cast.
+pub fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == schema {
+        return Ok(batch.clone());
+    }
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+            Some(column) => arrow::compute::cast(column, field.data_type()),
+            None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+}
+
+/// The union of two schemas, and whether a column of `current` has become wider.
+fn merge_schemas(current: &Schema, wanted: &Schema) -> Result<(Schema, bool)> {
+    let mut fields: Vec<Arc<Field>> = current.fields().iter().cloned().collect();
+    let mut widened = false;
+    for field in wanted.fields() {
+        let Some(position) = fields.iter().position(|have| have.name() == field.name()) else {
+            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+            continue;
+        };
+        let have = &fields[position];
+        match (have.data_type(), field.data_type()) {
+            (DataType::Int64, DataType::Float64) => {
+                widened = true;
+                fields[position] = Arc::new(have.as_ref().clone().with_data_type(DataType::Float64));
+            }
+            (DataType::Float64, DataType::Int64) => {}
+            (a, b) if a == b => {}
+            (a, b) => {
+                return Err(Error::invalid(format!("column `{}` cannot change from {a} to {b}", field.name())));
+            }
+        }
+    }
+    Ok((Schema::new(fields), widened))
+}
+
+fn corrupt<E: fmt::Display>(path: &str) -> impl FnOnce(E) -> Error {
+    let path = path.to_owned();
+    move |e| Error::Corrupt { path, reason: e.to_string() }
+}
