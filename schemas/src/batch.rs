@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::position::Frontier;
-use crate::view::ViewSnapshot;
+use crate::table::Table;
+use crate::view::{CompiledView, ViewSnapshot};
 
 /// One batch run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub trait Views: Send + Sync + std::fmt::Debug {
     /// A consistent snapshot of one view: its batch state up to a frontier, and the speed state after it.
     fn snapshot(&self, view: &str) -> Result<ViewSnapshot>;
 
-    /// Puts a newer batch state in place and drops exactly the speed state that it covers, in one step.
-    fn batch_committed(&self, view: &str, batch: crate::table::TableSnapshot) -> Result<()>;
+    /// A view's plans and the table of its batch state.
+    fn compiled(&self, view: &str) -> Result<(Arc<CompiledView>, Arc<Table>)>;
+
+    /// Says that the table has a newer batch state. Drops exactly the speed state that it covers.
+    fn batch_committed(&self, view: &str);
 }

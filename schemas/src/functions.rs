@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit, TimestampMicrosecondType};
+use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, IntervalMonthDayNano, IntervalUnit, TimestampMicrosecondType,
+};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use crate::layout::timestamp_type;
@@ -43,6 +45,15 @@ impl ScalarUDFImpl for Tumble {
         Ok(timestamp_type())
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        // A wrong size is an error of the query, to be said when it is planned.
+        if let Some(Some(ScalarValue::IntervalMonthDayNano(Some(size)))) = args.scalar_arguments.get(1) {
+            fixed_micros(*size)?;
+        }
+        let nullable = args.arg_fields.first().is_none_or(|time| time.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), timestamp_type(), nullable)))
+    }
+
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         match arg_types {
             [DataType::Timestamp(..) | DataType::Date32 | DataType::Utf8 | DataType::Utf8View, _] => {
@@ -70,7 +81,6 @@ impl ScalarUDFImpl for Tumble {
                 let times = time.to_array(args.number_rows)?;
                 let times = times.as_primitive::<TimestampMicrosecondType>();
                 let starts: TimestampMicrosecondArray = times.unary(|t| window_start(t, size_us));
-                debug_assert_eq!(starts.len(), times.len());
                 Ok(ColumnarValue::Array(Arc::new(starts.with_timezone("UTC")) as ArrayRef))
             }
         }

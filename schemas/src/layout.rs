@@ -70,3 +70,6 @@ pub fn frontier_app_id(node: &str) -> String {
 
 /// The Delta application id that counts the batch generations of a view.
 pub const GENERATION_APP_ID: &str = "iot/generation";
+
+/// The Delta application id whose version is the fingerprint of the view that made the state.
+pub const DEFINITION_APP_ID: &str = "iot/definition";

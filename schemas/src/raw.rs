@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
+use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
 
 use crate::catalog::StreamDef;
 use crate::error::Result;
+use crate::layout::{NODE, SEQ};
 use crate::micro_batch::MicroBatch;
 use crate::position::{Frontier, NodeId, Seq};
-use crate::table::TableSnapshot;
+use crate::table::{TableSnapshot, cast_to};
 
 /// One stream at one moment: the table up to a frontier and the events after it, none missing, none twice.
 #[derive(Debug, Clone)]
@@ -76,4 +80,82 @@ impl Checkpoint {
     pub fn frontier(&self) -> Frontier {
         self.sender.borrow().clone()
     }
+}
+
+impl RawSnapshot {
+    /// The events of this snapshot as a plan over [`Self::schema`].
+    pub async fn events(&self) -> Result<LogicalPlan> {
+        self.events_between(&Frontier::empty(), None).await
+    }
+
+    /// The events after `after` and, if given, not after `up_to`. A node that `up_to` does not list has none.
+    pub async fn events_between(&self, after: &Frontier, up_to: Option<&Frontier>) -> Result<LogicalPlan> {
+        let tail = self.tail_between(after, up_to)?;
+        match self.sealed_between(after, up_to).await? {
+            Some(sealed) => Ok(LogicalPlanBuilder::from(sealed).union(tail)?.build()?),
+            None => Ok(tail),
+        }
+    }
+
+    /// Only the sealed part of [`Self::events_between`]; `None` if the table is empty.
+    pub async fn sealed_between(
+        &self,
+        after: &Frontier,
+        up_to: Option<&Frontier>,
+    ) -> Result<Option<LogicalPlan>> {
+        if self.sealed.file_count() == 0 {
+            return Ok(None);
+        }
+        let provider = self.sealed.provider().await?;
+        let scan = LogicalPlanBuilder::scan("events", provider_as_source(provider), None)?;
+        let scan = match positions(after, up_to) {
+            Some(positions) => scan.filter(positions)?,
+            None => scan,
+        };
+        let stored = scan.schema().clone();
+        let columns = self.schema.fields().iter().map(|field| as_field(&stored, field)).collect::<Vec<_>>();
+        Ok(Some(scan.project(columns)?.build()?))
+    }
+
+    fn tail_between(&self, after: &Frontier, up_to: Option<&Frontier>) -> Result<LogicalPlan> {
+        let wanted = self.tail.iter().filter(|batch| {
+            !after.covers(&batch.node, batch.last_seq)
+                && up_to.is_none_or(|up_to| up_to.covers(&batch.node, batch.last_seq))
+        });
+        let batches = wanted.map(|batch| cast_to(&batch.rows, &self.schema)).collect::<Result<Vec<_>>>()?;
+        let table = MemTable::try_new(self.schema.clone(), vec![batches])?;
+        let scan = LogicalPlanBuilder::scan("events", provider_as_source(Arc::new(table)), None)?;
+        let columns = self.schema.fields().iter().map(|f| column(f.name())).collect::<Vec<_>>();
+        Ok(scan.project(columns)?.build()?)
+    }
+}
+
+fn column(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+/// The column `field` of a table that may not have it yet, or in a narrower type.
+fn as_field(stored: &DFSchema, field: &Field) -> Expr {
+    match stored.field_with_unqualified_name(field.name()) {
+        Ok(have) if have.data_type() == field.data_type() => {
+            Expr::Column(Column::new(Some("events"), field.name()))
+        }
+        Ok(_) => cast(Expr::Column(Column::new(Some("events"), field.name())), field.data_type().clone())
+            .alias_qualified(Some("events"), field.name()),
+        Err(_) => {
+            let null = ScalarValue::try_new_null(field.data_type()).unwrap_or(ScalarValue::Null);
+            lit(null).alias_qualified(Some("events"), field.name())
+        }
+    }
+}
+
+/// The condition "after `after` and not after `up_to`"; `None` if everything is wanted.
+///
+/// Written so that the statistics of a file (its lowest and highest node and number) can rule it out.
+fn positions(after: &Frontier, up_to: Option<&Frontier>) -> Option<Expr> {
+    let later = |(node, seq): (&NodeId, Seq)| column(NODE).not_eq(lit(&**node)).or(column(SEQ).gt(lit(seq as i64)));
+    let within = |(node, seq): (&NodeId, Seq)| column(NODE).eq(lit(&**node)).and(column(SEQ).lt_eq(lit(seq as i64)));
+    let lower = after.iter().filter(|(_, seq)| *seq > 0).map(later).reduce(Expr::and);
+    let upper = up_to.map(|up_to| up_to.iter().map(within).reduce(Expr::or).unwrap_or_else(|| lit(false)));
+    [lower, upper].into_iter().flatten().reduce(Expr::and)
 }

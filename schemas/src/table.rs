@@ -18,7 +18,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, MetadataExt, StructType, Transaction};
-use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -29,7 +29,7 @@ use parking_lot::RwLock;
 use url::Url;
 
 use crate::error::{Error, Result};
-use crate::layout::{GENERATION_APP_ID, frontier_app_id};
+use crate::layout::{DEFINITION_APP_ID, GENERATION_APP_ID, frontier_app_id};
 use crate::position::{Frontier, NodeId};
 
 /// Rows per row group: large enough to compress, small enough that a reader of one device skips most of a file.
@@ -102,6 +102,8 @@ pub struct Commit {
     pub frontier: Frontier,
     /// The batch generation, for view tables.
     pub generation: Option<i64>,
+    /// The fingerprint of the view that made the rows, for view tables.
+    pub definition: Option<i64>,
 }
 
 /// A file of a snapshot.
@@ -172,6 +174,25 @@ impl Table {
         self.commit(delta, actions, commit, write_operation(SaveMode::Overwrite, &self.spec)).await
     }
 
+    /// Empties the table and gives it another schema, in one commit. The frontier returns to nothing.
+    pub async fn reset(&self, schema: &SchemaRef, definition: i64) -> Result<TableSnapshot> {
+        let _turn = self.committer.lock().await;
+        let delta = self.snapshot().delta;
+        let kernel_schema: StructType = schema.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
+        let metadata = delta.snapshot()?.metadata().clone().with_schema(&kernel_schema).map_err(corrupt(&self.spec.path))?;
+        let mut actions = vec![Action::Metadata(metadata)];
+        actions.extend(removes(&delta, |_| true, true)?);
+        let operation = write_operation(SaveMode::Overwrite, &self.spec);
+        // Delta keeps the last version of an application transaction, whatever it is: 0 is "nothing covered".
+        let nothing: Vec<(NodeId, u64)> = self.spec.nodes.iter().map(|node| (node.clone(), 0)).collect();
+        let commit = Commit {
+            frontier: nothing.into_iter().collect(),
+            generation: None,
+            definition: Some(definition),
+        };
+        self.commit(delta, actions, commit, operation).await
+    }
+
     /// Replaces some files by `batches`, which hold the same rows in another arrangement (or, for state, rows
     /// that merge to the same). The frontier stays. Fails if one of the files is gone.
     pub async fn rewrite(&self, files: &[FileInfo], batches: &[RecordBatch]) -> Result<TableSnapshot> {
@@ -209,7 +230,7 @@ impl Table {
         let delta = self.snapshot().delta;
         let merged: SchemaRef = Arc::new(merged);
         let kernel_schema: StructType = merged.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
-        let metadata = delta.snapshot()?.metadata().clone().with_schema(&kernel_schema)?;
+        let metadata = delta.snapshot()?.metadata().clone().with_schema(&kernel_schema).map_err(corrupt(&self.spec.path))?;
         let mut actions = vec![Action::Metadata(metadata)];
         if widened && self.snapshot().file_count() > 0 {
             actions.extend(removes(&delta, |_| true, false)?);
@@ -264,6 +285,7 @@ impl Table {
             .map(|(node, seq)| Transaction::new(frontier_app_id(node), seq as i64))
             .collect();
         transactions.extend(commit.generation.map(|g| Transaction::new(GENERATION_APP_ID, g)));
+        transactions.extend(commit.definition.map(|d| Transaction::new(DEFINITION_APP_ID, d)));
         let properties = deltalake::kernel::transaction::CommitProperties::default()
             .with_application_transactions(transactions)
             .with_max_retries(5);
@@ -285,6 +307,7 @@ pub struct TableSnapshot {
     delta: DeltaTable,
     frontier: Frontier,
     generation: i64,
+    definition: Option<i64>,
 }
 
 impl fmt::Debug for TableSnapshot {
@@ -307,7 +330,8 @@ impl TableSnapshot {
             frontier.advance(node, version.unwrap_or(0) as u64);
         }
         let generation = state.transaction_version(log_store.as_ref(), GENERATION_APP_ID).await?.unwrap_or(0);
-        Ok(Self { delta, frontier, generation })
+        let definition = state.transaction_version(log_store.as_ref(), DEFINITION_APP_ID).await?;
+        Ok(Self { delta, frontier, generation, definition })
     }
 
     /// The frontier that the rows cover.
@@ -318,6 +342,11 @@ impl TableSnapshot {
     /// The batch generation, 0 before the first.
     pub fn generation(&self) -> i64 {
         self.generation
+    }
+
+    /// The fingerprint of the view that made the rows.
+    pub fn definition(&self) -> Option<i64> {
+        self.definition
     }
 
     /// The version in the Delta log.

@@ -1,1 +1,18 @@
-//! To come.
+//! The speed layer: view state in memory, rules, watermarks and the alert log.
+//!
+//! One [`Engine`] takes durable log groups in order and, for each, updates the state of the views, evaluates
+//! the rules and records what they find. Because groups come again the same after a crash, so do the alerts.
+//! Readers see its work through [`SpeedLayer`] (views) and [`alert_log::AlertLog`] (alerts) and never wait for it.
+
+pub mod alert_log;
+mod checkpoint_file;
+mod engine;
+pub mod error;
+mod hot;
+mod live_view;
+mod progress;
+pub mod rules;
+
+pub use engine::{Engine, EngineConfig, SpeedLayer, SpeedStats};
+pub use error::{Error, Result};
+pub use progress::StreamProgress;

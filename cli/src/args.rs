@@ -1,0 +1,218 @@
+//! What can be typed: the commands and the groups of flags that several of them share.
+//!
+//! Help, completions and the `IOTCTL_*` variables all come from these definitions.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, publish, query, replay,
+    serve, simulate, status, validate, verify,
+};
+use crate::exit::Failure;
+use crate::line::Location;
+
+/// Where a server listens unless told otherwise.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+/// Where a broker listens unless told otherwise.
+pub const DEFAULT_MQTT: &str = "127.0.0.1:1883";
+
+/// Streams, views and alerts over sensor data: one SQL text for the past and the present.
+#[derive(Debug, Parser)]
+#[command(name = "iotctl", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Begin with `iotctl demo`, which needs nothing else.")]
+pub struct Cli {
+    /// What is logged to stderr: a level, or directives such as `info,rumqttc=debug`.
+    #[arg(long, global = true, env = "IOTCTL_LOG", value_name = "FILTER", hide_env_values = true)]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything in one process, with a simulated fleet: the way to see what this is.
+    Demo(demo::DemoArgs),
+    /// Run the services.
+    Serve(serve::ServeArgs),
+    /// Put the definitions of streams, views and rules in force.
+    Apply(apply::ApplyArgs),
+    /// Show what `apply` would change.
+    Diff(diff::DiffArgs),
+    /// List streams, views, rules, devices or batches.
+    Get(get::GetArgs),
+    /// Show everything about one stream, view or rule.
+    Describe(describe::DescribeArgs),
+    /// Remove a definition; its data stays.
+    Delete(delete::DeleteArgs),
+    /// Run SQL over views, streams and alerts.
+    Query(query::QueryArgs),
+    /// Run batch jobs by hand.
+    Batch(batch::BatchArgs),
+    /// Recompute views from the raw events and compare.
+    Verify(verify::VerifyArgs),
+    /// Look at alerts.
+    Alerts(alerts::AlertsArgs),
+    /// Look at messages that could not be decoded.
+    Dead(dead::DeadArgs),
+    /// Send one MQTT message.
+    Publish(publish::PublishArgs),
+    /// Send the traffic of a simulated fleet.
+    Simulate(simulate::SimulateArgs),
+    /// Send a CSV, JSON lines or Parquet file as MQTT traffic.
+    Replay(replay::ReplayArgs),
+    /// Show the health and the counters of a server.
+    Status(status::StatusArgs),
+    /// Check catalog files without a server.
+    Validate(validate::ValidateArgs),
+    /// Print the completions of a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// How to reach a server.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServerArgs {
+    /// The server [default: http://127.0.0.1:8080].
+    #[arg(long, env = "IOTCTL_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// The token that the server asks for.
+    #[arg(long, env = "IOTCTL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+impl ServerArgs {
+    /// The server's address, given or default.
+    pub fn address(&self) -> &str {
+        self.url.as_deref().unwrap_or(DEFAULT_URL)
+    }
+}
+
+/// Where data lies, for commands that can read it without a server.
+#[derive(Debug, Clone, Default, Args)]
+pub struct LocationArgs {
+    /// Read this server's data directory, without a server.
+    #[arg(long, env = "IOTCTL_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Read this store, without a server.
+    #[arg(long, env = "IOTCTL_STORE", value_name = "URL")]
+    pub store: Option<String>,
+}
+
+impl LocationArgs {
+    /// Where to read without a server: where the user named a place and no server.
+    pub fn offline(&self, server: &ServerArgs) -> Option<Location> {
+        let named = self.data_dir.is_some() || self.store.is_some();
+        (named && server.url.is_none())
+            .then(|| Location { data_dir: self.data_dir.clone(), store: self.store.clone() })
+    }
+}
+
+/// How to reach an MQTT broker.
+#[derive(Debug, Clone, Args)]
+pub struct MqttArgs {
+    /// The broker: `HOST:PORT`, `mqtt://[USER:PASSWORD@]HOST:PORT` or `mqtts://...`.
+    #[arg(long, env = "IOTCTL_MQTT", value_name = "ADDR", default_value = DEFAULT_MQTT, hide_env_values = true)]
+    pub mqtt: String,
+}
+
+/// Which part of a view answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Layer {
+    /// Batch and speed state together: the whole truth.
+    #[default]
+    Merged,
+    /// Only what batch runs have covered.
+    Batch,
+    /// Only what came after the last batch run.
+    Speed,
+}
+
+impl Layer {
+    /// The name that the server knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Merged => "merged",
+            Self::Batch => "batch",
+            Self::Speed => "speed",
+        }
+    }
+}
+
+/// A length of time as people write it: `500ms`, `2s`, `1m 30s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        humantime::parse_duration(text).map(Self).map_err(|error| {
+            Failure::usage(format!("`{text}` is no duration ({error}); write 500ms, 2s, 5m"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_lines_of_the_manual_parse() {
+        for line in [
+            "iotctl apply -f catalog.yaml",
+            "iotctl get streams",
+            "iotctl describe view climate_1m --url http://h:1",
+            "iotctl delete rule overheating",
+            "iotctl diff -f dir",
+            "iotctl query --format csv -o out.csv --layer speed --watch 2s --meta",
+            "iotctl query -f q.sql --data-dir d",
+            "iotctl batch run --view a --view b --full --dry-run",
+            "iotctl batch status",
+            "iotctl verify climate_1m",
+            "iotctl alerts list --state firing",
+            "iotctl alerts show abc",
+            "iotctl alerts watch",
+            "iotctl dead list --limit 5",
+            "iotctl dead show n1:7",
+            "iotctl publish devices/a/telemetry {} --qos 1 --retain",
+            "iotctl simulate --devices 5 --rate 100 --for 2s --seed 1",
+            "iotctl replay f.csv --speed 60 --topic devices/{name}/telemetry --limit 5 --shuffle-late 0.2 --seed 3",
+            "iotctl status --token t",
+            "iotctl validate a.yaml b.yaml",
+            "iotctl completions zsh",
+            "iotctl demo --devices 12 --for 60s --ephemeral",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).expect_err("an error"));
+        }
+    }
+
+    #[test]
+    fn a_wrong_duration_says_how_to_write_one() {
+        let error = parse("iotctl query --watch often").expect_err("no duration").to_string();
+        assert!(error.contains("500ms"), "{error}");
+    }
+
+    #[test]
+    fn a_named_place_is_read_without_a_server_unless_one_is_named_too() {
+        let place = LocationArgs { data_dir: Some("d".into()), store: None };
+        assert!(place.offline(&ServerArgs::default()).is_some());
+        assert!(place.offline(&ServerArgs { url: Some("h:1".into()), token: None }).is_none());
+        assert!(LocationArgs::default().offline(&ServerArgs::default()).is_none());
+    }
+}

@@ -1,0 +1,65 @@
+//! The reports of batch runs and proofs as rows to print.
+
+use anyhow::Result;
+use iot_schemas::batch::BatchReport;
+use iot_schemas::control::VerifyReport;
+use iot_schemas::position::Frontier;
+use serde_json::{Map, Value, json};
+
+use crate::exit::Failure;
+use crate::output::{self, ListFormat, Rows};
+
+/// Prints what batch runs did.
+pub(super) fn print_batch(reports: &[BatchReport], format: ListFormat) -> Result<()> {
+    let rows =
+        reports.iter().map(|report| with_frontiers(report, &[("from", &report.from), ("to", &report.to)]));
+    let rows = Rows::new(rows.collect::<Result<_>>()?).first(&[
+        "view",
+        "generation",
+        "full",
+        "events",
+        "state_rows",
+        "elapsed_ms",
+        "from",
+        "to",
+    ]);
+    output::bytes(&rows.encode(format)?)
+}
+
+/// Prints what a proof found; differences are a failure.
+pub(super) fn print_verify(reports: &[VerifyReport], format: ListFormat) -> Result<()> {
+    let rows = reports.iter().map(|report| with_frontiers(report, &[("frontier", &report.frontier)]));
+    let rows = Rows::new(rows.collect::<Result<_>>()?)
+        .first(&["view", "rows", "events", "differences", "frontier"])
+        .hidden(&["examples"]);
+    output::bytes(&rows.encode(format)?)?;
+    if format == ListFormat::Table {
+        for report in reports {
+            for example in &report.examples {
+                output::line(format_args!("{}: {example}", report.view))?;
+            }
+        }
+    }
+    let wrong: Vec<&str> = reports.iter().filter(|r| r.differences > 0).map(|r| r.view.as_str()).collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("the recomputation differs for `{}`", wrong.join("`, `")))
+        .hint("`iotctl batch run --full --view NAME` computes a view anew from raw events")
+        .into())
+}
+
+/// A report as an object, with its frontiers in their short form.
+fn with_frontiers<T: serde::Serialize>(
+    report: &T,
+    frontiers: &[(&str, &Frontier)],
+) -> Result<Map<String, Value>> {
+    let mut row = match serde_json::to_value(report)? {
+        Value::Object(row) => row,
+        other => Map::from_iter([("report".to_owned(), other)]),
+    };
+    for (name, frontier) in frontiers {
+        row.insert((*name).to_owned(), json!(frontier.to_string()));
+    }
+    Ok(row)
+}

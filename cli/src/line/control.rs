@@ -1,0 +1,449 @@
+//! The control side of a server: the catalog and its changes, status, and the proof of its answers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use async_trait::async_trait;
+use iot_schemas::alert::{AlertFeed, AlertState, micros_rfc3339};
+use iot_schemas::batch::Views;
+use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, parse};
+use iot_schemas::control::{Applied, Change, Control, VerifyReport};
+use iot_schemas::layout::raw_schema;
+use iot_schemas::raw::RawStreams;
+use iot_schemas::view::{CompiledView, source_of};
+use iot_schemas::{Error, Result};
+use iot_serving::query::{Queries, QueryRequest};
+use iot_serving::verify::verify_view;
+use serde_json::{Map, Value, json};
+
+use super::Line;
+
+#[async_trait]
+impl Control for Line {
+    async fn apply(&self, yaml: &str, origin: &str) -> Result<Vec<Applied>> {
+        let documents = in_order(parse(yaml, origin)?);
+        let mut catalog = self.catalog.lock().await;
+        self.check(&catalog, &documents).await?;
+        let plan = changes(&catalog, &documents);
+        let mut done: Vec<(&Document, Option<Document>)> = Vec::new();
+        for (document, applied) in documents.iter().zip(&plan) {
+            if applied.change == Change::Unchanged {
+                continue;
+            }
+            let before = catalog.get(applied.kind, &applied.name).cloned();
+            if let Err(e) = self.put(&document.def).await {
+                self.undo(done).await;
+                return Err(e);
+            }
+            done.push((document, before));
+        }
+        for (document, _) in done {
+            self.catalog_store.put(document)?;
+            catalog.put(document.clone());
+        }
+        self.retire_default_stream(&mut catalog).await?;
+        self.problems.lock().clear();
+        Ok(plan)
+    }
+
+    async fn diff(&self, yaml: &str, origin: &str) -> Result<Vec<Applied>> {
+        let documents = in_order(parse(yaml, origin)?);
+        let catalog = self.catalog.lock().await;
+        self.check(&catalog, &documents).await?;
+        Ok(changes(&catalog, &documents))
+    }
+
+    async fn delete(&self, kind: Kind, name: &str) -> Result<Applied> {
+        let mut catalog = self.catalog.lock().await;
+        if catalog.get(kind, name).is_none() {
+            return Err(not_found(kind, name));
+        }
+        self.check_unused(&catalog, kind, name)?;
+        self.take_out(kind, name).await?;
+        self.catalog_store.remove(kind, name)?;
+        catalog.remove(kind, name);
+        Ok(Applied { kind, name: name.to_owned(), change: Change::Deleted })
+    }
+
+    async fn list(&self, what: &str) -> Result<Vec<Map<String, Value>>> {
+        match what {
+            "streams" => Ok(self.stream_rows()),
+            "views" => self.view_rows(),
+            "rules" => Ok(self.rule_rows(&*self.catalog.lock().await)),
+            "batches" => Ok(self.batch.history().iter().map(to_map).collect()),
+            "devices" => self.device_rows().await,
+            other => Err(Error::invalid(format!(
+                "`{other}` cannot be listed; it is one of streams, views, rules, devices, batches"
+            ))),
+        }
+    }
+
+    async fn describe(&self, kind: Kind, name: &str) -> Result<Value> {
+        let catalog = self.catalog.lock().await;
+        let document = catalog.get(kind, name).ok_or_else(|| not_found(kind, name))?;
+        let mut described = json!({ "kind": kind, "name": name, "definition": document.text });
+        let more = match kind {
+            Kind::Stream => self.describe_stream(name)?,
+            Kind::View => self.describe_view(name)?,
+            Kind::Rule => json!({ "alerts": self.alerts.current().iter().filter(|a| a.rule == name).count() }),
+        };
+        if let (Some(described), Value::Object(more)) = (described.as_object_mut(), more) {
+            described.extend(more);
+        }
+        Ok(described)
+    }
+
+    async fn status(&self) -> Result<Value> {
+        let current = self.alerts.current();
+        let in_state = |state| current.iter().filter(|alert| alert.state == state).count();
+        let ingest = self.ingest.stats();
+        let now = self.clock.now_micros();
+        let newest = self.ingest.names().iter().filter_map(|s| self.speed.progress(s).newest_arrival).max();
+        let streams: Vec<Value> = ingest
+            .streams
+            .iter()
+            .map(|(name, stats)| json!({ "name": name, "events": stats.events, "dead_letters": stats.dead_letters }))
+            .collect();
+        Ok(json!({
+            "node": self.node,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.started.elapsed().as_secs_f64(),
+            "freshness_ms": newest.map(|newest| (now - newest).max(0) / 1000),
+            "devices": self.speed.device_count(),
+            "ingest": ingest,
+            "speed": self.speed.stats(),
+            "streams": streams,
+            "views": self.view_rows()?,
+            "alerts": { "firing": in_state(AlertState::Firing), "pending": in_state(AlertState::Pending),
+                        "latest": *self.alerts.latest().borrow() },
+            "source": self.source_status.lock().as_ref().map(|status| status()),
+            "problems": *self.problems.lock(),
+        }))
+    }
+
+    async fn verify(&self, view: Option<&str>) -> Result<Vec<VerifyReport>> {
+        let views = match view {
+            Some(view) => vec![Arc::from(view)],
+            None => self.speed.names(),
+        };
+        let mut reports = Vec::with_capacity(views.len());
+        for view in views {
+            reports.push(verify_view(self.queries.sources(), &view, self.queries.runtime().clone()).await?);
+        }
+        Ok(reports)
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        self.ingest.not_ready()
+    }
+
+    fn metrics(&self) -> Vec<(&'static str, &'static str, f64)> {
+        let (ingest, speed) = (self.ingest.stats(), self.speed.stats());
+        vec![
+            ("iot_ingest_messages_total", "Messages that became durable.", ingest.messages as f64),
+            ("iot_ingest_events_total", "Events that they held.", ingest.events as f64),
+            ("iot_ingest_dead_letters_total", "Messages that could not be decoded.", ingest.dead_letters as f64),
+            ("iot_ingest_redelivered_total", "Copies that were recognised.", ingest.redelivered as f64),
+            ("iot_ingest_ignored_total", "Messages that no stream wants.", ingest.ignored as f64),
+            ("iot_ingest_fsyncs_total", "Group fsyncs.", ingest.fsyncs as f64),
+            ("iot_ingest_log_bytes", "Size of the write-ahead log.", ingest.log_bytes as f64),
+            ("iot_ingest_unsealed_bytes", "Memory of events not yet in tables.", ingest.unsealed_bytes as f64),
+            ("iot_ingest_seals_total", "Epochs sealed into tables.", ingest.seals as f64),
+            ("iot_ingest_position", "The last durable position.", ingest.last_seq as f64),
+            ("iot_ingest_log_failures_total", "Failed writes of the log.", ingest.log_failures as f64),
+            ("iot_ingest_seal_failures_total", "Failed seals.", ingest.seal_failures as f64),
+            ("iot_speed_events_total", "Events taken in by the speed layer.", speed.events as f64),
+            ("iot_speed_state_rows", "State rows in memory.", speed.state_rows as f64),
+            ("iot_speed_state_bytes", "Bytes of state in memory.", speed.state_bytes as f64),
+            ("iot_speed_failures_total", "Steps that failed.", speed.failures as f64),
+            ("iot_alerts_latest", "The newest alert transition.", *self.alerts.latest().borrow() as f64),
+        ]
+    }
+}
+
+impl Line {
+    /// Checks everything that can be checked before anything is changed.
+    async fn check(&self, catalog: &Catalog, documents: &[Document]) -> Result<()> {
+        let mut seen = HashSet::new();
+        let mut future = catalog.clone();
+        for document in documents {
+            if !seen.insert((document.def.kind(), document.def.name().to_owned())) {
+                let (kind, name) = (document.def.kind(), document.def.name());
+                return Err(Error::invalid(format!("{kind} `{name}` is defined twice")));
+            }
+            future.put(document.clone());
+        }
+        let streams: HashSet<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
+        if let Some(view) = future.views().find(|view| streams.contains(view.name.as_str())) {
+            return Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name)));
+        }
+        for document in documents {
+            match &document.def {
+                Definition::View(def) => {
+                    let source = source_of(def)?;
+                    let schema = self.future_schema(&future, &source).ok_or_else(|| {
+                        let known: Vec<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
+                        let hint = format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
+                        Error::NotFound { kind: "stream", name: source.clone(), hint }
+                    })?;
+                    CompiledView::compile(def.clone(), &source, &schema).await?;
+                }
+                Definition::Rule(def) if !streams.contains(def.on.as_str()) => {
+                    if future.get(Kind::View, &def.on).is_none() {
+                        let hint = format!("; rule `{}` watches it with `on`", def.name);
+                        return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The columns that a stream will have: those it has, and those that it declares.
+    fn future_schema(&self, future: &Catalog, stream: &str) -> Option<SchemaRef> {
+        let document = future.get(Kind::Stream, stream)?;
+        let Definition::Stream(def) = &document.def else { return None };
+        let mut own: Vec<Field> = declared_fields(def);
+        if let Ok(snapshot) = self.ingest.snapshot(stream) {
+            let declared: HashSet<String> = own.iter().map(|field| field.name().clone()).collect();
+            let reserved = |name: &str| iot_schemas::layout::RESERVED.contains(&name);
+            let have = snapshot.schema.fields().iter().filter(|f| !declared.contains(f.name()) && !reserved(f.name()));
+            own.extend(have.map(|field| field.as_ref().clone()));
+        }
+        Some(raw_schema(own))
+    }
+
+    /// A server that was given streams of its own does not need the stream `events`, which everybody begins
+    /// with: it goes if it is empty and unused, and becomes a stream like any other if it is not.
+    async fn retire_default_stream(&self, catalog: &mut Catalog) -> Result<()> {
+        let default = Catalog::with_default_stream();
+        let Some(document) = default.documents().next() else { return Ok(()) };
+        let name = document.def.name();
+        let others = catalog.streams().any(|stream| stream.name != name);
+        if !others || self.catalog_store.has(Kind::Stream, name) || catalog.get(Kind::Stream, name).is_none() {
+            return Ok(());
+        }
+        let snapshot = self.ingest.snapshot(name)?;
+        let empty = snapshot.sealed.file_count() == 0 && snapshot.tail.is_empty();
+        if empty && self.check_unused(catalog, Kind::Stream, name).is_ok() {
+            catalog.remove(Kind::Stream, name);
+            self.ingest.remove_stream(name).await
+        } else {
+            self.catalog_store.put(document)
+        }
+    }
+
+    async fn put(&self, def: &Definition) -> Result<()> {
+        match def {
+            Definition::Stream(def) => self.ingest.put_stream(def.clone()).await,
+            Definition::View(def) => Ok(self.speed.put_view(def.clone()).await?),
+            Definition::Rule(def) => Ok(self.speed.put_rule(def.clone()).await?),
+        }
+    }
+
+    async fn take_out(&self, kind: Kind, name: &str) -> Result<()> {
+        match kind {
+            Kind::Stream => self.ingest.remove_stream(name).await,
+            Kind::View => Ok(self.speed.remove_view(name).await?),
+            Kind::Rule => Ok(self.speed.remove_rule(name).await?),
+        }
+    }
+
+    /// Takes back what an `apply` that failed had done, newest first.
+    async fn undo(&self, done: Vec<(&Document, Option<Document>)>) {
+        for (document, before) in done.into_iter().rev() {
+            let undone = match before {
+                Some(before) => self.put(&before.def).await,
+                None => self.take_out(document.def.kind(), document.def.name()).await,
+            };
+            if let Err(e) = undone {
+                tracing::error!("taking back {} `{}`: {e}", document.def.kind(), document.def.name());
+            }
+        }
+    }
+
+    fn check_unused(&self, catalog: &Catalog, kind: Kind, name: &str) -> Result<()> {
+        let in_use = |by: String| Err(Error::invalid(format!("{kind} `{name}` is used by {by}; delete that first")));
+        if kind == Kind::Rule {
+            return Ok(());
+        }
+        if let Some(rule) = catalog.rules().find(|rule| rule.on == name) {
+            return in_use(format!("rule `{}`", rule.name));
+        }
+        if kind == Kind::Stream
+            && let Some(view) = catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name))
+        {
+            return in_use(format!("view `{}`", view.name));
+        }
+        Ok(())
+    }
+
+    fn stream_rows(&self) -> Vec<Map<String, Value>> {
+        let stats = self.ingest.stats();
+        let row = |name: &Arc<str>| {
+            let def = self.ingest.definition(name)?;
+            let snapshot = self.ingest.snapshot(name).ok()?;
+            let counts = stats.streams.get(name).copied().unwrap_or_default();
+            let topics: Vec<String> = def.topics.iter().map(ToString::to_string).collect();
+            let progress = self.speed.progress(name);
+            Some(to_map(&json!({
+                "name": name,
+                "topics": topics.join(" "),
+                "columns": snapshot.schema.fields().len(),
+                "sealed_rows": snapshot.sealed.row_count(),
+                "unsealed_rows": snapshot.tail.iter().map(|batch| batch.rows.num_rows()).sum::<usize>(),
+                "files": snapshot.sealed.file_count(),
+                "dead_letters": counts.dead_letters,
+                "late_events": progress.late_events,
+                "newest_event": progress.newest_event.map(micros_rfc3339::to_text),
+            })))
+        };
+        self.ingest.names().iter().filter_map(row).collect()
+    }
+
+    fn view_rows(&self) -> Result<Vec<Map<String, Value>>> {
+        let row = |name: &Arc<str>| {
+            let snapshot = self.speed.snapshot(name)?;
+            Ok(to_map(&json!({
+                "name": name,
+                "stream": snapshot.view.stream(),
+                "batch_generation": snapshot.batch.generation(),
+                "batch_frontier": snapshot.batch.frontier().to_string(),
+                "frontier": snapshot.frontier.to_string(),
+                "batch_rows": snapshot.batch.row_count(),
+                "speed_rows": snapshot.speed.iter().map(RecordBatch::num_rows).sum::<usize>(),
+                "batch_every": humantime::format_duration(snapshot.view.def().batch.interval()).to_string(),
+            })))
+        };
+        self.speed.names().iter().map(row).collect()
+    }
+
+    fn rule_rows(&self, catalog: &Catalog) -> Vec<Map<String, Value>> {
+        let current = self.alerts.current();
+        let count = |rule: &str, state| current.iter().filter(|a| a.rule == rule && a.state == state).count();
+        let row = |rule: &Arc<iot_schemas::catalog::RuleDef>| {
+            to_map(&json!({
+                "name": rule.name,
+                "on": rule.on,
+                "when": rule.when,
+                "severity": rule.severity,
+                "pending": count(&rule.name, AlertState::Pending),
+                "firing": count(&rule.name, AlertState::Firing),
+            }))
+        };
+        catalog.rules().map(row).collect()
+    }
+
+    async fn device_rows(&self) -> Result<Vec<Map<String, Value>>> {
+        let request = QueryRequest {
+            sql: "SELECT * FROM devices ORDER BY stream, device_id".to_owned(),
+            layer: Default::default(),
+            max_rows: Some(10_000),
+        };
+        let answer = self.queries.execute(request).await?;
+        let mut json = arrow::json::ArrayWriter::new(Vec::new());
+        json.write_batches(&answer.batches.iter().collect::<Vec<_>>())?;
+        json.finish()?;
+        let bytes = json.into_inner();
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        serde_json::from_slice(&bytes).map_err(|e| Error::invalid(e.to_string()))
+    }
+
+    fn describe_stream(&self, name: &str) -> Result<Value> {
+        let snapshot = self.ingest.snapshot(name)?;
+        let columns: Vec<Value> =
+            snapshot.schema.fields().iter().map(|f| json!({ "name": f.name(), "type": type_name(f.data_type()) })).collect();
+        Ok(json!({
+            "columns": columns,
+            "sealed": { "rows": snapshot.sealed.row_count(), "files": snapshot.sealed.file_count(),
+                        "frontier": snapshot.sealed.frontier(), "table_version": snapshot.sealed.version() },
+            "unsealed_rows": snapshot.tail.iter().map(|batch| batch.rows.num_rows()).sum::<usize>(),
+            "progress": self.speed.progress(name),
+        }))
+    }
+
+    fn describe_view(&self, name: &str) -> Result<Value> {
+        let snapshot = self.speed.snapshot(name)?;
+        let files = snapshot.batch.files();
+        let batch_rows: u64 = files.iter().map(|file| file.rows).sum();
+        let batch_bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let speed_rows: usize = snapshot.speed.iter().map(RecordBatch::num_rows).sum();
+        let speed_bytes: usize = snapshot.speed.iter().map(RecordBatch::get_array_memory_size).sum();
+        let state: Vec<Value> = snapshot
+            .view
+            .state_schema()
+            .fields()
+            .iter()
+            .map(|f| json!({ "name": f.name(), "type": f.data_type().to_string() }))
+            .collect();
+        Ok(json!({
+            "stream": snapshot.view.stream(),
+            "state": state,
+            "batch": { "generation": snapshot.batch.generation(), "frontier": snapshot.batch.frontier(),
+                       "rows": batch_rows, "bytes": batch_bytes, "files": files.len(),
+                       "bytes_per_row": batch_bytes.checked_div(batch_rows) },
+            "speed": { "rows": speed_rows, "bytes": speed_bytes,
+                       "bytes_per_row": speed_bytes.checked_div(speed_rows) },
+            "frontier": snapshot.frontier,
+            "late_events": snapshot.late_events,
+        }))
+    }
+}
+
+/// Streams, then the views on them, then the rules on both, whatever the order in the file.
+fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
+    documents.sort_by_key(|document| document.def.kind());
+    documents
+}
+
+fn changes(catalog: &Catalog, documents: &[Document]) -> Vec<Applied> {
+    let change = |document: &Document| {
+        let (kind, name) = (document.def.kind(), document.def.name().to_owned());
+        let change = match catalog.get(kind, &name) {
+            None => Change::Created,
+            Some(before) if before.def == document.def => Change::Unchanged,
+            Some(_) => Change::Changed,
+        };
+        Applied { kind, name, change }
+    };
+    documents.iter().map(change).collect()
+}
+
+fn declared_fields(def: &StreamDef) -> Vec<Field> {
+    let topic = def.topic_columns().into_iter().map(|name| Field::new(name, DataType::Utf8, true));
+    let own = def.fields.iter().map(|(name, field)| Field::new(name, field.data_type(), true));
+    topic.chain(own).collect()
+}
+
+fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Float64 => "double".into(),
+        DataType::Int64 => "bigint".into(),
+        DataType::Int32 => "integer".into(),
+        DataType::Utf8 => "text".into(),
+        DataType::Boolean => "boolean".into(),
+        DataType::Timestamp(..) => "timestamp".into(),
+        other => other.to_string(),
+    }
+}
+
+fn not_found(kind: Kind, name: &str) -> Error {
+    let kind = match kind {
+        Kind::Stream => "stream",
+        Kind::View => "view",
+        Kind::Rule => "rule",
+    };
+    Error::NotFound { kind, name: name.to_owned(), hint: format!("; `iotctl get {kind}s` lists them") }
+}
+
+fn to_map(value: &impl serde::Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}

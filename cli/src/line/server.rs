@@ -1,0 +1,146 @@
+//! A line that can be reached: HTTP, and MQTT by the embedded broker or as a client of an external one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use iot_ingest::source::MqttBroker;
+use iot_ingest::source::embedded::{Broker, BrokerOptions};
+use iot_ingest::source::external::Subscriber;
+use iot_schemas::clock::Clock;
+use iot_serving::http::{App, HttpLimits, serve};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Line;
+use crate::exit::Failure;
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen {
+    /// The address; port 0 is any free port.
+    pub addr: SocketAddr,
+    /// Whether any free port will do if this one is taken.
+    pub or_any_port: bool,
+}
+
+/// Where messages come from.
+#[derive(Debug, Clone)]
+pub enum MqttSource {
+    /// Gateways connect to us.
+    Embedded(Listen),
+    /// We connect to a broker.
+    External {
+        /// `mqtt://[USER:PASSWORD@]HOST:PORT`
+        url: String,
+        /// The client id, which names the persistent session.
+        client_id: String,
+    },
+}
+
+/// A running server. [`Server::stop`] ends it in order.
+#[derive(Debug)]
+pub struct Server {
+    line: Arc<Line>,
+    source: Source,
+    http: SocketAddr,
+    http_task: JoinHandle<std::io::Result<()>>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Source {
+    Embedded(Broker),
+    External(Arc<Subscriber>),
+}
+
+impl Server {
+    /// Begins to listen. Everything that was durable before has been taken in when this returns.
+    pub async fn start(line: Arc<Line>, http: Listen, mqtt: MqttSource, clock: Clock) -> Result<Self> {
+        line.settle().await;
+        let listener = bind(http, "http").await?;
+        let http = listener.local_addr()?;
+        let source = start_source(&line, mqtt).await?;
+        let stop = CancellationToken::new();
+        let app = Arc::new(App {
+            queries: line.queries.clone(),
+            alerts: line.alerts.clone(),
+            batch: line.batch.clone(),
+            control: line.clone(),
+            clock,
+            limits: HttpLimits::default(),
+            shutdown: stop.clone(),
+        });
+        let http_task = tokio::spawn(serve(listener, app, stop.clone()));
+        Ok(Self { line, source, http, http_task, stop })
+    }
+
+    /// The line behind it.
+    pub fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where the embedded broker listens.
+    pub fn mqtt(&self) -> Option<SocketAddr> {
+        match &self.source {
+            Source::Embedded(broker) => Some(broker.local_addr()),
+            Source::External(_) => None,
+        }
+    }
+
+    /// The lines by which scripts know the addresses.
+    pub fn listening(&self) -> Vec<String> {
+        let mqtt = self.mqtt().map(|addr| format!("listening mqtt {addr}"));
+        mqtt.into_iter().chain([format!("listening http {}", self.http)]).collect()
+    }
+
+    /// Ends it: no more messages, then no more requests, then everything in memory is sealed.
+    pub async fn stop(self) -> Result<()> {
+        match &self.source {
+            Source::Embedded(broker) => broker.stop().await,
+            Source::External(subscriber) => subscriber.stop().await,
+        }
+        self.stop.cancel();
+        self.http_task.await.context("the HTTP server")??;
+        self.line.shutdown().await;
+        Ok(())
+    }
+}
+
+async fn start_source(line: &Arc<Line>, mqtt: MqttSource) -> Result<Source> {
+    match mqtt {
+        MqttSource::Embedded(listen) => {
+            // The port is tried out first, so that a taken one is told apart from other failures.
+            let addr = bind(listen, "mqtt").await?.local_addr()?;
+            let broker = Broker::start(addr, line.ingest.clone(), BrokerOptions::default()).await?;
+            Ok(Source::Embedded(broker))
+        }
+        MqttSource::External { url, client_id } => {
+            let subscriber = Arc::new(Subscriber::start(&url, &client_id, line.ingest.clone())?);
+            let shown = subscriber.clone();
+            let status = move || json!({ "kind": "external broker", "stats": shown.stats() });
+            *line.source_status.lock() = Some(Box::new(status));
+            Ok(Source::External(subscriber))
+        }
+    }
+}
+
+async fn bind(listen: Listen, what: &str) -> Result<TcpListener> {
+    match TcpListener::bind(listen.addr).await {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && listen.or_any_port => {
+            Ok(TcpListener::bind(SocketAddr::new(listen.addr.ip(), 0)).await?)
+        }
+        Err(e) => {
+            let failure = Failure::failed(format!("cannot listen for {what} on {}: {e}", listen.addr));
+            Err(failure.hint(format!("choose another address with --{what} HOST:PORT (port 0 is any free port)")).into())
+        }
+        Ok(listener) => Ok(listener),
+    }
+}

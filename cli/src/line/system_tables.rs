@@ -1,0 +1,61 @@
+//! The tables `alerts` and `devices`, as queries find them.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::common::Column;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use iot_schemas::Result;
+use iot_serving::SystemTables;
+use iot_speed_layer::alert_log::{AlertTable, alert_schema};
+
+use super::devices::Devices;
+
+/// The system's own tables.
+#[derive(Debug)]
+pub(super) struct LineTables {
+    alerts: Arc<AlertTable>,
+    devices: Arc<Devices>,
+}
+
+impl LineTables {
+    pub(super) fn new(alerts: Arc<AlertTable>, devices: Arc<Devices>) -> Self {
+        Self { alerts, devices }
+    }
+
+    /// Every transition once: those in the table, and those that are only in the log yet.
+    async fn alert_rows(&self) -> Result<LogicalPlan> {
+        let rows = self.alerts.rows().map_err(iot_schemas::Error::from)?;
+        let tail = in_memory(rows.tail)?;
+        if rows.sealed.file_count() == 0 {
+            return Ok(tail.build()?);
+        }
+        let columns: Vec<Expr> =
+            alert_schema().fields().iter().map(|f| Expr::Column(Column::new_unqualified(f.name()))).collect();
+        let sealed = provider_as_source(rows.sealed.provider().await?);
+        let sealed = LogicalPlanBuilder::scan("alerts", sealed, None)?.project(columns)?;
+        Ok(sealed.union(tail.build()?)?.build()?)
+    }
+}
+
+fn in_memory(rows: RecordBatch) -> Result<LogicalPlanBuilder> {
+    let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
+    Ok(LogicalPlanBuilder::scan("alerts", provider_as_source(Arc::new(table)), None)?)
+}
+
+#[async_trait]
+impl SystemTables for LineTables {
+    fn names(&self) -> Vec<String> {
+        vec!["alerts".to_owned(), "devices".to_owned()]
+    }
+
+    async fn rows(&self, name: &str) -> Result<Option<LogicalPlan>> {
+        match name {
+            "alerts" => Ok(Some(self.alert_rows().await?)),
+            "devices" => Ok(Some(self.devices.rows().await?)),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From the bytes of a message to rows of its stream.
+//!
+//! Decoding is a pure function: the same records, decoded from the same schema on, give the same rows, new
+//! columns and refusals. A crash may therefore decode again what it decoded before.
+
+mod column;
+mod fields;
+mod json;
+mod staging;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Schema, SchemaRef};
+
+use iot_schemas::catalog::{Format, StreamDef};
+use iot_schemas::layout::{DEVICE_ID, raw_schema};
+use iot_schemas::position::Seq;
+use iot_schemas::topic::TopicPattern;
+use iot_schemas::{Error, Result};
+
+use fields::Fields;
+use staging::Staging;
+
+/// Rows of the batches that a decoder builds are bounded by the group; this bounds a single message.
+const MAX_ROWS_PER_MESSAGE: usize = i32::MAX as usize;
+
+/// What a topic says about the events of its messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Captures {
+    /// The device, if a topic level names it.
+    pub(crate) device: Option<Box<str>>,
+    /// The columns of the other named levels, by column number, and their values.
+    pub(crate) columns: Vec<(usize, Box<str>)>,
+}
+
+/// Where a message came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) captures: &'a Captures,
+    /// When it arrived, microseconds since 1970.
+    pub(crate) arrival: i64,
+    pub(crate) seq: Seq,
+}
+
+/// Decodes the messages of one stream.
+#[derive(Debug)]
+pub(crate) struct StreamDecoder {
+    format: Format,
+    time_required: bool,
+    fields: Fields,
+    staging: Staging,
+    system: SystemColumns,
+    schema: SchemaRef,
+}
+
+impl StreamDecoder {
+    /// A decoder for `def` that starts from the columns of `table`.
+    pub(crate) fn new(def: &StreamDef, table: &Schema) -> Result<Self> {
+        let fields = Fields::new(def, table)?;
+        if fields.columns.len() > fields::MAX_COLUMNS {
+            let limit = fields::MAX_COLUMNS;
+            return Err(Error::invalid(format!("stream `{}` has more than {limit} columns", def.name)));
+        }
+        let staging = Staging::new(def.event_time.as_ref().map(|time| time.unit).unwrap_or_default());
+        let schema = schema_of(&fields);
+        let time_required = def.event_time.is_some();
+        Ok(Self { format: def.format, time_required, fields, staging, system: SystemColumns::default(), schema })
+    }
+
+    /// The schema of the next batch. It grows with the messages.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// What `topic` says, if `pattern` matches it.
+    pub(crate) fn capture(&self, pattern: &TopicPattern, topic: &str) -> Option<Captures> {
+        let values = pattern.capture(topic)?;
+        let mut captures = Captures::default();
+        for (name, value) in pattern.names().zip(values) {
+            if name == DEVICE_ID {
+                captures.device = Some(value.into());
+            } else if let Some(at) = self.fields.columns.iter().position(|column| *column.name == *name) {
+                captures.columns.push((at, value.into()));
+            }
+        }
+        Some(captures)
+    }
+
+    /// Adds the events of one message, all or none. Returns how many, or why it is a dead letter.
+    pub(crate) fn decode(&mut self, payload: &[u8], origin: Origin<'_>) -> Result<usize, String> {
+        self.staging.clear(origin.captures.device.is_some());
+        match self.format {
+            Format::Json => json::decode(payload, &mut self.fields, &mut self.staging)?,
+        }
+        self.check_rows(origin)?;
+        if self.staging.evolve(&mut self.fields) {
+            self.schema = schema_of(&self.fields);
+        }
+        self.store_rows(origin);
+        Ok(self.staging.rows.len())
+    }
+
+    /// The rows since the last call, `None` if there are none.
+    pub(crate) fn finish(&mut self, node: &str) -> Option<RecordBatch> {
+        let rows = self.system.rows();
+        if rows == 0 {
+            return None;
+        }
+        let own: Vec<ArrayRef> = self.fields.columns.iter_mut().map(|column| column.finish(rows)).collect();
+        let columns = self.system.finish(node, own);
+        Some(
+            RecordBatch::try_new(self.schema.clone(), columns)
+                .expect("every column has the type that the schema took from it and as many rows"),
+        )
+    }
+
+    /// Completes event times and checks what every row must have.
+    fn check_rows(&mut self, origin: Origin<'_>) -> Result<(), String> {
+        if self.staging.rows.len() > MAX_ROWS_PER_MESSAGE {
+            return Err(format!("more than {MAX_ROWS_PER_MESSAGE} events in one message"));
+        }
+        let missing_device = || format!("no `{DEVICE_ID}`: neither a topic level nor a field of the payload gives it");
+        let topic_device = origin.captures.device.as_deref();
+        if topic_device == Some("") {
+            return Err(missing_device());
+        }
+        for row in &mut self.staging.rows {
+            if topic_device.is_none() && row.device.is_none_or(|(start, end)| start == end) {
+                return Err(missing_device());
+            }
+            let event_time = match row.event_time {
+                Some(micros) => micros,
+                None if self.time_required => return Err("the event time is missing".into()),
+                None => origin.arrival,
+            };
+            if !time::is_plausible(event_time) {
+                return Err(format!("the event time `{event_time}` (in microseconds) is not between 1970 and 2262"));
+            }
+            row.event_time = Some(event_time);
+        }
+        Ok(())
+    }
+
+    fn store_rows(&mut self, origin: Origin<'_>) {
+        let mut from = 0;
+        for (index, row) in self.staging.rows.iter().enumerate() {
+            let at = self.system.rows();
+            for (column, value) in &self.staging.values[from..row.end] {
+                self.fields.columns[*column].set(at, *value, &self.staging.text);
+            }
+            from = row.end;
+            for (column, value) in &origin.captures.columns {
+                self.fields.columns[*column].set_text(at, value);
+            }
+            let device = match (&origin.captures.device, row.device) {
+                (Some(device), _) => device,
+                (None, Some((start, end))) => &self.staging.text[start..end],
+                (None, None) => "",
+            };
+            let event_time = row.event_time.unwrap_or(origin.arrival);
+            self.system.push(event_time, device, index as i32, origin);
+        }
+    }
+}
+
+/// The columns that every stream has.
+#[derive(Debug, Default)]
+struct SystemColumns {
+    event_time: Vec<i64>,
+    device: StringBuilder,
+    topic: StringBuilder,
+    arrival: Vec<i64>,
+    seq: Vec<i64>,
+    index: Vec<i32>,
+}
+
+impl SystemColumns {
+    fn rows(&self) -> usize {
+        self.seq.len()
+    }
+
+    fn push(&mut self, event_time: i64, device: &str, index: i32, origin: Origin<'_>) {
+        self.event_time.push(event_time);
+        self.device.append_value(device);
+        self.topic.append_value(origin.topic);
+        self.arrival.push(origin.arrival);
+        self.seq.push(origin.seq as i64);
+        self.index.push(index);
+    }
+
+    /// All columns in the order of [`raw_schema`], with `own` in between.
+    fn finish(&mut self, node: &str, own: Vec<ArrayRef>) -> Vec<ArrayRef> {
+        let rows = self.rows();
+        let mut columns: Vec<ArrayRef> =
+            vec![timestamps(std::mem::take(&mut self.event_time)), Arc::new(self.device.finish())];
+        columns.extend(own);
+        columns.extend([
+            Arc::new(self.topic.finish()) as ArrayRef,
+            timestamps(std::mem::take(&mut self.arrival)),
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(node, rows))),
+            Arc::new(Int64Array::from(std::mem::take(&mut self.seq))),
+            Arc::new(Int32Array::from(std::mem::take(&mut self.index))),
+        ]);
+        columns
+    }
+}
+
+/// Microseconds as a column of instants.
+pub(crate) fn timestamps(micros: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(micros).with_timezone("UTC"))
+}
+
+fn schema_of(fields: &Fields) -> SchemaRef {
+    raw_schema(fields.columns.iter().map(column::Column::field))
+}
+
+/// At most 64 characters of `text`, for an error message.
+pub(crate) fn shorten(text: &str) -> String {
+    const KEEP: usize = 64;
+    match text.char_indices().nth(KEEP) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,306 @@
+//! The rows of one message before it is known whether all of it is good.
+//!
+//! A message is stored whole or not at all. Its values are checked and collected here; only when the last
+//! of them is good do they reach the columns, and new or wider columns come into being.
+
+use iot_schemas::catalog::{TimeUnitName, UnknownFields};
+use iot_schemas::layout::DEVICE_ID;
+
+use super::column::{Kind, Origin, Value};
+use super::fields::{Admission, Fields, Target};
+use super::{shorten, time};
+
+/// A scalar as a payload has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scalar<'a> {
+    Boolean(bool),
+    Integer(i64),
+    /// An integer beyond `i64`.
+    Unsigned(u64),
+    Float(f64),
+    Text(&'a str),
+}
+
+impl Scalar<'_> {
+    fn describe(&self) -> String {
+        match self {
+            Self::Boolean(v) => format!("boolean `{v}`"),
+            Self::Integer(v) => format!("integer `{v}`"),
+            Self::Unsigned(v) => format!("integer `{v}`"),
+            Self::Float(v) => format!("number `{v}`"),
+            Self::Text(v) => format!("text `{}`", shorten(v)),
+        }
+    }
+}
+
+/// Why the message cannot be stored. The reason is in [`Staging::failure`].
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+/// One row.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Row {
+    /// The end of its values in [`Staging::values`].
+    pub(crate) end: usize,
+    pub(crate) event_time: Option<i64>,
+    /// Its device in [`Staging::text`].
+    pub(crate) device: Option<(usize, usize)>,
+}
+
+/// A column that the message would add.
+#[derive(Debug)]
+struct NewColumn {
+    name: String,
+    spelling: String,
+    kind: Kind,
+    stamp: u64,
+}
+
+/// The collected message.
+#[derive(Debug, Default)]
+pub(crate) struct Staging {
+    /// Column and value, row after row. Column numbers beyond the known ones mean [`NewColumn`]s.
+    pub(crate) values: Vec<(usize, Value)>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) text: String,
+    pub(crate) failure: Option<String>,
+    /// Whether the message holds numbers of which it must be checked that they are no cut integers.
+    pub(crate) suspect: bool,
+    row: Row,
+    stamp: u64,
+    new: Vec<NewColumn>,
+    widen: Vec<usize>,
+    /// The device comes from the topic: payload fields of that name are not looked at.
+    pub(crate) device_known: bool,
+    time_unit: TimeUnitName,
+}
+
+impl Staging {
+    /// `time_unit` is the unit of an event time that is a number.
+    pub(crate) fn new(time_unit: TimeUnitName) -> Self {
+        Self { time_unit, ..Self::default() }
+    }
+
+    /// Forgets the last message.
+    pub(crate) fn clear(&mut self, device_known: bool) {
+        self.values.clear();
+        self.rows.clear();
+        self.text.clear();
+        self.new.clear();
+        self.widen.clear();
+        self.failure = None;
+        self.suspect = false;
+        self.device_known = device_known;
+        self.begin_row();
+    }
+
+    pub(crate) fn begin_row(&mut self) {
+        self.row = Row::default();
+        self.stamp += 1;
+    }
+
+    pub(crate) fn end_row(&mut self) {
+        self.row.end = self.values.len();
+        self.rows.push(self.row);
+    }
+
+    /// Notes why the message is no good.
+    pub(crate) fn fail<T>(&mut self, reason: String) -> Result<T, Failed> {
+        self.failure = Some(reason);
+        Err(Failed)
+    }
+
+    /// Takes the value of the field `name`.
+    pub(crate) fn take(
+        &mut self,
+        fields: &mut Fields,
+        target: Target,
+        name: &str,
+        scalar: Scalar<'_>,
+    ) -> Result<(), Failed> {
+        match target {
+            Target::Column(at) => self.take_column(fields, at, scalar),
+            Target::EventTime => self.take_time(name, scalar),
+            Target::DeviceId => self.take_device(scalar),
+            Target::Skip => Ok(()),
+            Target::Unknown => match fields.unknown {
+                UnknownFields::Ignore => Ok(()),
+                UnknownFields::Reject => self.refuse_unknown(name),
+                UnknownFields::Add => self.take_unknown(fields, name, scalar),
+            },
+        }
+    }
+
+    /// The refusal of a field that is not declared.
+    pub(crate) fn refuse_unknown<T>(&mut self, name: &str) -> Result<T, Failed> {
+        self.fail(format!("field `{}` is not declared and the stream rejects unknown fields", shorten(name)))
+    }
+
+    /// The refusal of a value whose shape no field can have.
+    pub(crate) fn refuse_shape<T>(&mut self, name: &str, expected: &str, found: &str) -> Result<T, Failed> {
+        self.fail(format!("field `{}`: expected {expected}, found {found}", shorten(name)))
+    }
+
+    fn take_time(&mut self, name: &str, scalar: Scalar<'_>) -> Result<(), Failed> {
+        if self.row.event_time.is_some() {
+            return self.fail(format!("field `{name}` is given twice"));
+        }
+        match as_time(scalar, self.time_unit) {
+            Some(micros) => {
+                self.row.event_time = Some(micros);
+                Ok(())
+            }
+            None => {
+                let expected = "a time, as RFC 3339 text or a number since 1970";
+                self.refuse_shape(name, expected, &scalar.describe())
+            }
+        }
+    }
+
+    fn take_device(&mut self, scalar: Scalar<'_>) -> Result<(), Failed> {
+        if self.device_known {
+            return Ok(());
+        }
+        if self.row.device.is_some() {
+            return self.fail(format!("field `{DEVICE_ID}` is given twice"));
+        }
+        let range = match scalar {
+            Scalar::Text(text) => self.keep(text),
+            Scalar::Integer(number) => self.keep(&number.to_string()),
+            Scalar::Unsigned(number) => self.keep(&number.to_string()),
+            other => return self.refuse_shape(DEVICE_ID, "text", &other.describe()),
+        };
+        self.row.device = Some(range);
+        Ok(())
+    }
+
+    fn take_column(&mut self, fields: &mut Fields, at: usize, scalar: Scalar<'_>) -> Result<(), Failed> {
+        let column = &mut fields.columns[at];
+        if column.stamp == self.stamp {
+            return self.fail(format!("field `{}` is given twice", column.name));
+        }
+        column.stamp = self.stamp;
+        let (kind, origin) = (column.kind(), column.origin);
+        let value = match self.fit(kind, scalar) {
+            Some(value) => value,
+            None => match (kind, origin, scalar) {
+                (Kind::Bigint, Origin::Found, Scalar::Float(v)) => {
+                    if !self.widen.contains(&at) {
+                        self.widen.push(at);
+                    }
+                    Value::Float(v)
+                }
+                _ => return self.refuse_value(&fields.columns[at].name, kind, scalar),
+            },
+        };
+        self.values.push((at, value));
+        Ok(())
+    }
+
+    fn take_unknown(&mut self, fields: &mut Fields, name: &str, scalar: Scalar<'_>) -> Result<(), Failed> {
+        if let Some(i) = self.new.iter().position(|new| new.spelling == name) {
+            return self.take_new(fields.columns.len(), i, scalar);
+        }
+        let clean = match fields.admit(name, self.new.len()) {
+            Ok(Admission::New(clean)) => clean,
+            Ok(Admission::Known(at)) => {
+                fields.learn(name, at);
+                return self.take_column(fields, at, scalar);
+            }
+            Err(reason) => return self.fail(reason),
+        };
+        if let Some(other) = self.new.iter().find(|new| new.name.eq_ignore_ascii_case(&clean)) {
+            let reason = format!("the fields `{}` and `{name}` would be the same column", other.spelling);
+            return self.fail(reason);
+        }
+        let kind = match scalar {
+            Scalar::Boolean(_) => Kind::Boolean,
+            Scalar::Integer(_) => Kind::Bigint,
+            Scalar::Float(_) => Kind::Double,
+            Scalar::Text(_) => Kind::Text,
+            Scalar::Unsigned(_) => return self.refuse_value(&clean, Kind::Bigint, scalar),
+        };
+        self.new.push(NewColumn { name: clean, spelling: name.to_owned(), kind, stamp: 0 });
+        self.take_new(fields.columns.len(), self.new.len() - 1, scalar)
+    }
+
+    /// A value for a column that this message adds.
+    fn take_new(&mut self, known: usize, i: usize, scalar: Scalar<'_>) -> Result<(), Failed> {
+        if self.new[i].stamp == self.stamp {
+            return self.fail(format!("field `{}` is given twice", self.new[i].spelling));
+        }
+        self.new[i].stamp = self.stamp;
+        let kind = self.new[i].kind;
+        let value = match (self.fit(kind, scalar), kind, scalar) {
+            (Some(value), ..) => value,
+            (None, Kind::Bigint, Scalar::Float(v)) => {
+                self.new[i].kind = Kind::Double;
+                Value::Float(v)
+            }
+            _ => {
+                let name = self.new[i].name.clone();
+                return self.refuse_value(&name, kind, scalar);
+            }
+        };
+        self.values.push((known + i, value));
+        Ok(())
+    }
+
+    fn refuse_value<T>(&mut self, name: &str, kind: Kind, scalar: Scalar<'_>) -> Result<T, Failed> {
+        self.fail(format!("field `{name}`: expected {}, found {}", kind.word(), scalar.describe()))
+    }
+
+    /// The value as a column of type `kind` takes it.
+    fn fit(&mut self, kind: Kind, scalar: Scalar<'_>) -> Option<Value> {
+        match (kind, scalar) {
+            (Kind::Double, Scalar::Float(v)) => v.is_finite().then_some(Value::Float(v)),
+            (Kind::Double | Kind::Bigint, Scalar::Integer(v)) => Some(Value::Integer(v)),
+            (Kind::Double, Scalar::Unsigned(v)) => Some(Value::Float(v as f64)),
+            (Kind::Bigint, Scalar::Float(v)) => whole(v).map(Value::Integer),
+            (Kind::Boolean, Scalar::Boolean(v)) => Some(Value::Boolean(v)),
+            (Kind::Text, Scalar::Text(text)) => {
+                let (start, end) = self.keep(text);
+                Some(Value::Text { start, end })
+            }
+            (Kind::Timestamp, scalar) => as_time(scalar, TimeUnitName::Ms)
+                .filter(|micros| time::is_plausible(*micros))
+                .map(Value::Integer),
+            _ => None,
+        }
+    }
+
+    fn keep(&mut self, text: &str) -> (usize, usize) {
+        let start = self.text.len();
+        self.text.push_str(text);
+        (start, self.text.len())
+    }
+
+    /// Lets the new and the wider columns come into being. Returns whether there were any.
+    pub(crate) fn evolve(&mut self, fields: &mut Fields) -> bool {
+        let evolved = !self.new.is_empty() || !self.widen.is_empty();
+        for at in self.widen.drain(..) {
+            fields.columns[at].widen();
+        }
+        for new in self.new.drain(..) {
+            let at = fields.add(&new.name, new.kind, Origin::Found);
+            if new.spelling != new.name {
+                fields.learn(&new.spelling, at);
+            }
+        }
+        evolved
+    }
+}
+
+fn as_time(scalar: Scalar<'_>, unit: TimeUnitName) -> Option<i64> {
+    match scalar {
+        Scalar::Text(text) => time::from_text(text),
+        Scalar::Integer(value) => time::from_integer(value, unit),
+        Scalar::Float(value) => time::from_float(value, unit),
+        Scalar::Boolean(_) | Scalar::Unsigned(_) => None,
+    }
+}
+
+/// A number without fraction as an integer, if it fits.
+fn whole(value: f64) -> Option<i64> {
+    (value.fract() == 0.0 && value.abs() < 9_223_372_036_854_775_808.0).then_some(value as i64)
+}

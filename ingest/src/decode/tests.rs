@@ -1,0 +1,319 @@
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, Float64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use iot_schemas::catalog::{self, Definition};
+
+use super::*;
+
+const ARRIVAL: i64 = 1_700_000_000_000_000;
+const READINGS: &str = r#"
+kind: stream
+name: readings
+topics: ["sites/{site}/{device_id}/telemetry"]
+event_time: {field: ts, unit: ms}
+fields: {temperature: double, count: bigint, ok: boolean, status: text, due: timestamp}
+unknown_fields: reject
+"#;
+const EVENTS: &str = "kind: stream\nname: events\ntopics: [\"devices/{device_id}/telemetry\", \"anon\"]\n";
+
+fn def(yaml: &str) -> Arc<StreamDef> {
+    let documents = catalog::parse(yaml, "test").expect("the catalog parses");
+    match &documents[0].def {
+        Definition::Stream(def) => def.clone(),
+        other => panic!("a stream, not {other:?}"),
+    }
+}
+
+struct Bench {
+    def: Arc<StreamDef>,
+    decoder: StreamDecoder,
+    seq: Seq,
+}
+
+impl Bench {
+    fn new(yaml: &str) -> Self {
+        let def = def(yaml);
+        let decoder = StreamDecoder::new(&def, &Schema::empty()).expect("a decoder");
+        Self { def, decoder, seq: 0 }
+    }
+
+    fn take(&mut self, topic: &str, payload: impl AsRef<[u8]>) -> Result<usize, String> {
+        self.seq += 1;
+        let pattern = self.def.topics.iter().find(|pattern| pattern.capture(topic).is_some());
+        let captures = self.decoder.capture(pattern.expect("a match"), topic).expect("a match");
+        let origin = Origin { topic, captures: &captures, arrival: ARRIVAL, seq: self.seq };
+        self.decoder.decode(payload.as_ref(), origin)
+    }
+
+    /// The rows since the last call as text, without provenance.
+    fn rows(&mut self) -> String {
+        let Some(batch) = self.decoder.finish("n") else { return String::new() };
+        let shown = batch.num_columns() - 5;
+        let options = FormatOptions::default().with_null("-");
+        let columns: Vec<_> = batch.columns()[..shown]
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).expect("printable"))
+            .collect();
+        let line = |row: usize| {
+            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
+        };
+        (0..batch.num_rows()).map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn columns(&self) -> Vec<(String, DataType)> {
+        let fields = self.decoder.schema().fields();
+        let own = &fields[2..fields.len() - 5];
+        own.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    }
+}
+
+fn check_events(payload: &str, expect: &str) {
+    let mut bench = Bench::new(EVENTS);
+    let outcome = bench.take("devices/a/telemetry", payload);
+    let rows = outcome.map_or_else(|reason| format!("dead: {reason}"), |_| bench.rows());
+    assert_eq!(rows, expect, "{payload}");
+}
+
+fn check_readings(payload: &str, expect: &str) {
+    let mut bench = Bench::new(READINGS);
+    let outcome = bench.take("sites/s1/d1/telemetry", payload);
+    let rows = outcome.map_or_else(|reason| format!("dead: {reason}"), |_| bench.rows());
+    assert_eq!(rows, expect, "{payload}");
+}
+
+#[test]
+fn declared_fields_take_their_types_and_refuse_others() {
+    let time = "2023-11-14T22:13:20Z | d1";
+    let ok = |rest: &str| format!("{time} | s1 | {rest}");
+    // Columns: site, then the declared fields by name: count, due, ok, status, temperature.
+    for (payload, expect) in [
+        (r#"{"ts":1700000000000}"#, ok("- | - | - | - | -")),
+        (r#"{"ts":1700000000000,"temperature":21}"#, ok("- | - | - | - | 21.0")),
+        (r#"{"ts":1700000000000,"temperature":-2.5e1}"#, ok("- | - | - | - | -25.0")),
+        (r#"{"ts":1700000000000,"temperature":null}"#, ok("- | - | - | - | -")),
+        (r#"{"ts":"2023-11-14T23:13:20+01:00","count":7}"#, ok("7 | - | - | - | -")),
+        (r#"{"ts":1700000000000,"count":7.0}"#, ok("7 | - | - | - | -")),
+        (r#"{"ts":1700000000000,"ok":true,"status":"a\tb"}"#, ok("- | - | true | a\tb | -")),
+        (r#"{"ts":1700000000000,"due":1700000001000}"#, ok("- | 2023-11-14T22:13:21Z | - | - | -")),
+        (r#"{"ts":1700000000000,"status":[1,{"b":[]}]}"#, ok(r#"- | - | - | [1,{"b":[]}] | -"#)),
+        (r#"{"ts":1700000000000,"device_id":"other","site":5,"count":1}"#, ok("1 | - | - | - | -")),
+    ] {
+        check_readings(payload, &expect);
+    }
+    for (payload, reason) in [
+        (r#"{"temperature":21}"#, "the event time is missing"),
+        (r#"{"ts":null}"#, "the event time is missing"),
+        (r#"{"ts":"noon"}"#, "field `ts`: expected a time, as RFC 3339 text or a number since 1970, found text `noon`"),
+        (r#"{"ts":[1]}"#, "field `ts`: expected a time, found an array"),
+        (r#"{"ts":-5}"#, "the event time `-5000` (in microseconds) is not between 1970 and 2262"),
+        (r#"{"ts":9e18}"#, "field `ts`: expected a time, as RFC 3339 text or a number since 1970, found number `9000000000000000000`"),
+        (r#"{"ts":1,"temperature":"warm"}"#, "field `temperature`: expected double, found text `warm`"),
+        (r#"{"ts":1,"temperature":{"c":1}}"#, "field `temperature`: expected double, found an object"),
+        (r#"{"ts":1,"temperature":[1]}"#, "field `temperature`: expected double, found an array"),
+        (r#"{"ts":1,"count":7.5}"#, "field `count`: expected bigint, found number `7.5`"),
+        (r#"{"ts":1,"count":9223372036854775808}"#, "field `count`: expected bigint, found integer `9223372036854775808`"),
+        (r#"{"ts":1,"count":true}"#, "field `count`: expected bigint, found boolean `true`"),
+        (r#"{"ts":1,"ok":1}"#, "field `ok`: expected boolean, found integer `1`"),
+        (r#"{"ts":1,"status":3}"#, "field `status`: expected text, found integer `3`"),
+        (r#"{"ts":1,"due":-1}"#, "field `due`: expected timestamp, found integer `-1`"),
+        (r#"{"ts":1,"temperature":123456789012345678901234567890}"#, "the integer `123456789012345678901234567890` does not fit in 64 bits"),
+        (r#"{"ts":1,"count":1,"count":2}"#, "field `count` is given twice"),
+        (r#"{"ts":1,"extra":2}"#, "field `extra` is not declared and the stream rejects unknown fields"),
+    ] {
+        check_readings(payload, &format!("dead: {reason}"));
+    }
+    check_readings(r#"{"ts":1,"temperature":NaN}"#, "dead: not usable as JSON: expected value at line 1 column 23");
+    check_readings(r#"{"ts":1,"temperature":1e999}"#, "dead: not usable as JSON: number out of range at line 1 column 27");
+}
+
+#[test]
+fn unknown_fields_become_columns() {
+    let time = "2023-11-14T22:13:20Z | a";
+    for (payload, expect) in [
+        ("{}", time.to_owned()),
+        (r#"{"ts":1000}"#, "1970-01-01T00:00:01Z | a".into()),
+        (r#"{"v":1,"w":1.5,"x":"t","y":false,"z":null}"#, format!("{time} | 1 | 1.5 | t | false")),
+        (r#"[{"v":1},{"v":2.5},{"w":"t"}]"#, format!("{time} | 1.0 | -\n{time} | 2.5 | -\n{time} | - | t")),
+        (r#"{"gps":{"lat":1.5,"fix":{"ok":true}},"a":[1, 2]}"#, format!("{time} | 1.5 | true | [1,2]")),
+        (r#"{"air temp":3}"#, format!("{time} | 3")),
+        ("[]", String::new()),
+    ] {
+        check_events(payload, &expect);
+    }
+    let hint = "rename it in the payload, or set `unknown_fields: ignore`";
+    for (payload, reason) in [
+        ("", "the payload is empty".to_owned()),
+        ("5", "not usable as JSON: invalid type: integer `5`, expected an object or an array of objects at line 1 column 1".into()),
+        ("[5]", "not usable as JSON: invalid type: integer `5`, expected an object in the array at line 1 column 2".into()),
+        ("{\"v\":1", "not usable as JSON: EOF while parsing an object at line 1 column 6".into()),
+        ("{} {}", "not usable as JSON: trailing characters at line 1 column 4".into()),
+        (r#"{"_id":1}"#, format!("field `_id` cannot be a column name; {hint}")),
+        (r#"{"1st":1}"#, format!("field `1st` cannot be a column name; {hint}")),
+        (r#"{"event_time":1}"#, format!("field `event_time` has a name that the system uses itself; {hint}")),
+        (r#"{"a b":1,"a-b":2}"#, "the fields `a b` and `a-b` would be the same column".into()),
+        (r#"{"temp":1,"Temp":2}"#, "the fields `temp` and `Temp` would be the same column".into()),
+        (r#"{"v":1,"v":1}"#, "field `v` is given twice".into()),
+        (r#"[{"v":1},{"v":"t"}]"#, "field `v`: expected bigint, found text `t`".into()),
+        (r#"{"v":18446744073709551615}"#, "field `v`: expected bigint, found integer `18446744073709551615`".into()),
+        (r#"{"v":[18446744073709551616]}"#, "the integer `18446744073709551616` does not fit in 64 bits".into()),
+        (r#"{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":1}}}}}}}}}"#, "field `a_a_a_a_a_a_a_a`: expected objects at most 8 deep, found a deeper one".into()),
+    ] {
+        check_events(payload, &format!("dead: {reason}"));
+    }
+}
+
+#[test]
+fn a_message_is_taken_whole_or_not_at_all() {
+    let mut bench = Bench::new(EVENTS);
+    bench.take("devices/a/telemetry", r#"[{"v":1},{"new":1,"v":"no"}]"#).expect_err("a conflict");
+    assert_eq!(bench.columns(), []);
+    assert_eq!(bench.rows(), "");
+    bench.take("devices/a/telemetry", r#"{"v":1}"#).expect("good");
+    bench.take("devices/a/telemetry", r#"[{"v":1.5},{"v":true}]"#).expect_err("a conflict");
+    assert_eq!(bench.columns(), [("v".into(), DataType::Int64)], "the refused fraction has not widened it");
+}
+
+#[test]
+fn columns_appear_and_widen_in_the_middle_of_a_batch() {
+    let mut bench = Bench::new(EVENTS);
+    bench.take("devices/a/telemetry", r#"{"v":1}"#).expect("good");
+    bench.take("devices/b/telemetry", r#"{"v":2.5,"w":"x"}"#).expect("good");
+    bench.take("devices/c/telemetry", r#"{"v":3}"#).expect("good");
+    let time = "2023-11-14T22:13:20Z";
+    assert_eq!(bench.rows(), format!("{time} | a | 1.0 | -\n{time} | b | 2.5 | x\n{time} | c | 3.0 | -"));
+    assert_eq!(bench.rows(), "");
+    bench.take("devices/a/telemetry", r#"{"V":1}"#).expect_err("differs only by case");
+    bench.take("devices/a/telemetry", r#"{"v":4.0}"#).expect("good");
+    assert_eq!(bench.rows(), format!("{time} | a | 4.0 | -"));
+}
+
+#[test]
+fn the_device_comes_from_the_topic_or_from_the_payload() {
+    let mut bench = Bench::new(EVENTS);
+    bench.take("anon", r#"{"device_id":"x","v":1}"#).expect("good");
+    bench.take("anon", r#"{"device_id":17}"#).expect("good");
+    let missing = "no `device_id`: neither a topic level nor a field of the payload gives it";
+    assert_eq!(bench.take("anon", r#"{"v":1}"#), Err(missing.into()));
+    assert_eq!(bench.take("anon", r#"{"device_id":""}"#), Err(missing.into()));
+    assert_eq!(bench.take("devices//telemetry", r#"{"device_id":"x"}"#), Err(missing.into()));
+    bench.take("anon", r#"{"device_id":1.5}"#).expect_err("no text");
+    assert_eq!(bench.rows(), "2023-11-14T22:13:20Z | x | 1\n2023-11-14T22:13:20Z | 17 | -");
+}
+
+#[test]
+fn ignored_fields_leave_no_trace_but_nested_declared_ones_do() {
+    let yaml = format!("{EVENTS}fields: {{gps_lat: double}}\nunknown_fields: ignore\n");
+    let mut bench = Bench::new(&yaml);
+    let payload = r#"{"gps":{"lat":1,"lon":2},"_x":[[]],"y":{"z":3},"event_date":1}"#;
+    bench.take("devices/a/telemetry", payload).expect("good");
+    assert_eq!(bench.rows(), "2023-11-14T22:13:20Z | a | 1.0");
+}
+
+#[test]
+fn a_stream_has_at_most_500_columns() {
+    let mut bench = Bench::new(EVENTS);
+    for i in 0..500 {
+        bench.take("devices/a/telemetry", format!("{{\"c{i}\":1}}")).expect("room");
+    }
+    let reason = bench.take("devices/a/telemetry", r#"{"one_more":1}"#).expect_err("no room");
+    assert!(reason.contains("beyond the 500"), "{reason}");
+    bench.take("devices/a/telemetry", r#"{"c499":2}"#).expect("known columns go on");
+}
+
+#[test]
+fn a_decoder_goes_on_from_the_columns_of_the_table() {
+    let mut first = Bench::new(EVENTS);
+    first.take("devices/a/telemetry", r#"{"v":1.5,"t":"x"}"#).expect("good");
+    let mut table = first.decoder.schema().fields().to_vec();
+    table.push(Arc::new(arrow::datatypes::Field::new("event_date", DataType::Date32, true)));
+    let decoder = StreamDecoder::new(&first.def, &Schema::new(table)).expect("a decoder");
+    let mut second = Bench { decoder, ..first };
+    assert_eq!(second.columns(), [("v".into(), DataType::Float64), ("t".into(), DataType::Utf8)]);
+    second.take("devices/a/telemetry", r#"{"v":2}"#).expect("good");
+    assert_eq!(second.rows(), "2023-11-14T22:13:20Z | a | 2.0 | -");
+}
+
+#[test]
+fn a_definition_that_does_not_fit_the_table_is_refused() {
+    let schema = |name: &str, data_type| Schema::new(vec![arrow::datatypes::Field::new(name, data_type, true)]);
+    let with = |fields: &str| def(&format!("{EVENTS}fields: {{{fields}}}\n"));
+    let refuse = |fields: &str, table: &Schema| {
+        StreamDecoder::new(&with(fields), table).expect_err("it does not fit").to_string()
+    };
+    assert!(refuse("v: text", &schema("v", DataType::Int64)).contains("is bigint in the table"));
+    assert!(refuse("v: bigint", &schema("v", DataType::Float64)).contains("declare it as double"));
+    assert!(refuse("v: double", &schema("V", DataType::Float64)).contains("only by case"));
+    assert!(refuse("v: double, V: double", &Schema::empty()).contains("only by case"));
+    StreamDecoder::new(&with("v: double"), &schema("v", DataType::Int64)).expect("integers become doubles");
+}
+
+#[test]
+fn damaged_payloads_never_panic_and_good_ones_in_between_are_unharmed() {
+    let samples: [&[u8]; 6] = [
+        br#"{"ts":1700000000000,"temperature":21.5,"count":3,"ok":true,"status":"fine"}"#,
+        br#"[{"ts":1,"v":1},{"ts":2,"v":2.5,"gps":{"lat":1.0,"lon":[1,2,{"x":null}]}}]"#,
+        br#"{"a":"\u00e9\ud83d\ude00","b":-0.0,"c":1e10,"d":123456789012345678901}"#,
+        b"\xff\xfe\x00binary",
+        b"{\"\":{\"\":{\"\":[]}}}",
+        br#"{"due":"2024-01-01T00:00:00Z","x y":1,"X_Y":2,"_":0}"#,
+    ];
+    let mut bench = Bench::new(EVENTS);
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as usize
+    };
+    let (mut good, mut sum) = (0, 0.0);
+    for i in 0..100_000 {
+        let mut payload = samples[next() % samples.len()].to_vec();
+        for _ in 0..next() % 4 {
+            let at = next() % payload.len();
+            match next() % 3 {
+                0 => payload[at] = next() as u8,
+                1 => _ = payload.remove(at),
+                _ => payload.insert(at, b"{}[]\",:0e-\\"[next() % 11]),
+            }
+            if payload.is_empty() {
+                break;
+            }
+        }
+        _ = bench.take("devices/a/telemetry", &payload);
+        if i % 1_000 == 0 {
+            bench.take("devices/a/telemetry", r#"{"the_good_one":1.5}"#).expect("unharmed");
+            good += 1;
+        }
+        if i % 10_000 == 9_999
+            && let Some(batch) = bench.decoder.finish("n")
+            && let Some(column) = batch.column_by_name("the_good_one")
+        {
+            sum += arrow::compute::sum(column.as_primitive::<Float64Type>()).unwrap_or(0.0);
+        }
+    }
+    assert_eq!(sum, 1.5 * f64::from(good));
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --release -- --ignored --nocapture decode_speed"]
+fn decode_speed() {
+    let mut bench = Bench::new(EVENTS);
+    let payload = br#"{"ts":1700000000000,"temperature":21.5,"humidity":40.25,"rpm":1500,"st":"ok"}"#;
+    let captures = Captures { device: Some("device-17".into()), columns: Vec::new() };
+    let began = std::time::Instant::now();
+    let (rounds, size) = (200, 8_192);
+    for round in 0..rounds {
+        for i in 0..size {
+            let seq = round * size + i;
+            let origin =
+                Origin { topic: "devices/device-17/telemetry", captures: &captures, arrival: ARRIVAL, seq };
+            bench.decoder.decode(payload, origin).expect("good");
+        }
+        bench.decoder.finish("n").expect("rows");
+    }
+    let rate = (rounds * size) as f64 / began.elapsed().as_secs_f64();
+    println!("{} bytes a message, {:.2} M messages/s", payload.len(), rate / 1e6);
+}

@@ -1,0 +1,258 @@
+//! The thread that decodes groups and cuts the log into epochs.
+//!
+//! An epoch is the stretch of positions that one seal of the raw tables covers. Its end is announced to the
+//! speed layer in the stream of groups, so both sides mean the same position by it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use iot_schemas::catalog::StreamDef;
+use iot_schemas::clock::Clock;
+use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
+use iot_schemas::position::{Frontier, Seq};
+use iot_schemas::{Error, Result};
+
+use crate::config::IngestConfig;
+use crate::decode::StreamDecoder;
+use crate::group::{DecodedGroup, Group, GroupDecoder, Lane};
+use crate::redelivery::fingerprint;
+use crate::stats::{Counters, add};
+use crate::stream::Stream;
+use crate::wal::record::records;
+use crate::wal::writer::Wal;
+
+/// How often the thread looks at the clock when nothing arrives.
+const IDLE_CHECK: Duration = Duration::from_millis(50);
+
+/// What the thread is told, in log order.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Group(Group),
+    Control(Control),
+}
+
+/// A change that must happen between two groups.
+#[derive(Debug)]
+pub(crate) enum Control {
+    /// A definition is put in force. `opened` is the stream with its table if it is a new one.
+    Put {
+        def: Arc<StreamDef>,
+        opened: Option<Box<(Stream, StreamDecoder)>>,
+        reply: oneshot::Sender<Result<Arc<Stream>>>,
+    },
+    /// A stream is taken out, once what it holds is in its table.
+    Remove { name: Arc<str>, sealed: oneshot::Sender<Frontier> },
+    /// What is open is sealed.
+    Seal { sealed: oneshot::Sender<Frontier> },
+}
+
+/// A finished epoch, on its way into the tables.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    /// Its last position.
+    pub(crate) seq: Seq,
+    /// All streams, the dead letters too, and the schema that each had at the end of the epoch.
+    pub(crate) streams: Vec<(Arc<Stream>, SchemaRef)>,
+    /// Streams without rows record the position too. Set when a definition changes, so that a replay does not
+    /// decode by the new one what was taken under the old one.
+    pub(crate) mark_all: bool,
+    /// Whether the speed layer was told, so that its checkpoint must be waited for.
+    pub(crate) announced: bool,
+    /// Who wants to know when it is sealed.
+    pub(crate) sealed: Vec<oneshot::Sender<Frontier>>,
+}
+
+/// The epoch that is being filled.
+#[derive(Debug, Default)]
+struct Open {
+    /// When its first group came, microseconds since 1970; `None` if it is empty.
+    since: Option<i64>,
+    bytes: i64,
+}
+
+/// The decoder thread's state.
+#[derive(Debug)]
+pub(crate) struct EpochThread {
+    pub(crate) config: Arc<IngestConfig>,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) groups: GroupDecoder,
+    pub(crate) dead: Arc<Stream>,
+    pub(crate) speed: mpsc::Sender<LineEvent>,
+    pub(crate) sealer: mpsc::Sender<Epoch>,
+    open: Open,
+    last: Seq,
+}
+
+impl EpochThread {
+    pub(crate) fn new(
+        config: Arc<IngestConfig>,
+        clock: Clock,
+        counters: Arc<Counters>,
+        groups: GroupDecoder,
+        dead: Arc<Stream>,
+        speed: mpsc::Sender<LineEvent>,
+        sealer: mpsc::Sender<Epoch>,
+    ) -> Self {
+        let open = Open::default();
+        Self { config, clock, counters, groups, dead, speed, sealer, open, last: 0 }
+    }
+
+    /// Takes the log's frames after `after`, as if they had just been written, and completes the re-delivery
+    /// window, which knows everything up to `window_up_to`.
+    pub(crate) fn replay(&mut self, wal: &Mutex<Wal>, after: Seq, window_up_to: Seq) -> Result<()> {
+        let frames = wal.lock().log.read_after(after.min(window_up_to))?;
+        for frame in frames {
+            let frame = frame?;
+            if frame.last > window_up_to {
+                remember(&mut wal.lock(), frame.first, &frame.body);
+            }
+            if frame.last > after {
+                self.group(Group { first: frame.first, last: frame.last, body: frame.body });
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything before this position has been seen, even if nothing of it was replayed.
+    pub(crate) fn begin_after(&mut self, last: Seq) {
+        self.last = self.last.max(last);
+    }
+
+    /// Runs until the writer is gone.
+    pub(crate) fn run(mut self, work: Receiver<Work>) {
+        loop {
+            match work.recv_timeout(IDLE_CHECK) {
+                Ok(Work::Group(group)) => self.group(group),
+                Ok(Work::Control(control)) => self.control(control),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.is_old() {
+                self.close(false, Vec::new());
+            }
+        }
+    }
+
+    fn group(&mut self, group: Group) {
+        let decoded = self.groups.decode(&group);
+        self.count(&decoded);
+        let batches = self.keep(decoded);
+        self.last = group.last;
+        self.open.since.get_or_insert_with(|| self.clock.now_micros());
+        let node = self.config.node.clone();
+        let event = LogGroup { node, first_seq: group.first, last_seq: group.last, batches };
+        self.tell_speed(LineEvent::Group(event));
+        if self.open.bytes >= self.config.seal_bytes as i64 {
+            self.close(false, Vec::new());
+        }
+    }
+
+    fn count(&self, decoded: &DecodedGroup) {
+        add(&self.counters.events, decoded.events);
+        add(&self.counters.dead_letters, decoded.dead_letters);
+        if decoded.unreadable {
+            add(&self.counters.unreadable_groups, 1);
+            tracing::error!("a group of the log cannot be read by this version; its messages are skipped");
+        }
+    }
+
+    /// Appends the batches to the tails of their streams, except what the tables have already.
+    fn keep(&mut self, decoded: DecodedGroup) -> Vec<MicroBatch> {
+        let mut grown = 0;
+        for (lane, batch) in &decoded.batches {
+            grown += self.push(&self.groups.lanes[*lane].stream, batch.clone());
+        }
+        if let Some(batch) = decoded.dead {
+            grown += self.push(&self.dead, batch);
+        }
+        self.open.bytes += grown;
+        self.counters.unsealed_bytes.fetch_add(grown, Ordering::Relaxed);
+        decoded.batches.into_iter().map(|(_, batch)| batch).collect()
+    }
+
+    fn push(&self, stream: &Stream, batch: MicroBatch) -> i64 {
+        if stream.sealed() >= batch.last_seq {
+            return 0;
+        }
+        // Joining fails only if a schema has shrunk, which no code does.
+        stream.tail.write().push(batch).expect("a later schema of a stream covers an earlier one")
+    }
+
+    fn is_old(&self) -> bool {
+        let age = i64::try_from(self.config.seal_age.as_micros()).unwrap_or(i64::MAX);
+        self.open.since.is_some_and(|since| self.clock.now_micros().saturating_sub(since) >= age)
+    }
+
+    /// Ends the epoch, if there is something in it, and sends it off.
+    fn close(&mut self, mark_all: bool, sealed: Vec<oneshot::Sender<Frontier>>) {
+        let node = self.config.node.clone();
+        let announced = self.open.since.is_some();
+        if announced {
+            self.tell_speed(LineEvent::EpochEnd { node, seq: self.last });
+        }
+        self.open = Open::default();
+        let lanes = self.groups.lanes.iter();
+        let mut streams: Vec<(Arc<Stream>, SchemaRef)> =
+            lanes.map(|lane| (lane.stream.clone(), lane.decoder.schema().clone())).collect();
+        streams.push((self.dead.clone(), self.dead.schema()));
+        streams.iter().for_each(|(stream, _)| stream.tail.write().close_epoch());
+        let epoch = Epoch { seq: self.last, streams, mark_all, announced, sealed };
+        // The sealer is gone only when ingest is being dropped; the log keeps what it would have sealed.
+        _ = self.sealer.blocking_send(epoch);
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Put { def, opened, reply } => {
+                let outcome = self.put(def, opened);
+                if outcome.is_ok() {
+                    self.close(true, Vec::new());
+                }
+                _ = reply.send(outcome);
+            }
+            Control::Remove { name, sealed } => {
+                self.close(false, vec![sealed]);
+                self.groups.remove(&name);
+            }
+            Control::Seal { sealed } => self.close(false, vec![sealed]),
+        }
+    }
+
+    fn put(&mut self, def: Arc<StreamDef>, opened: Option<Box<(Stream, StreamDecoder)>>) -> Result<Arc<Stream>> {
+        if let Some(stream) = self.groups.redefine(def.clone())? {
+            return Ok(stream);
+        }
+        let (stream, decoder) = *opened.ok_or_else(|| Error::NotFound {
+            kind: "stream",
+            name: def.name.clone(),
+            hint: "; it was removed at the same moment, apply it again".into(),
+        })?;
+        let stream = Arc::new(stream);
+        self.groups.add(Lane { stream: stream.clone(), def, decoder });
+        Ok(stream)
+    }
+
+    fn tell_speed(&self, event: LineEvent) {
+        if self.speed.blocking_send(event).is_err() {
+            tracing::warn!("the speed layer no longer listens; events are kept but not sealed");
+        }
+    }
+}
+
+/// Puts the deliveries of a group into the window.
+fn remember(wal: &mut Wal, first: Seq, body: &[u8]) {
+    for (record, seq) in records(body).into_iter().flatten().zip(first..) {
+        // A cut payload has lost what it would be recognised by.
+        if let (Some(delivery), None) = (record.delivery, record.cut_from) {
+            let print = fingerprint(record.topic, record.payload);
+            wal.remember(delivery.client, delivery.packet_id, print, seq);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Decodes the messages of one log group, stream by stream.
+
+use std::sync::Arc;
+
+use iot_schemas::Result;
+use iot_schemas::catalog::StreamDef;
+use iot_schemas::micro_batch::MicroBatch;
+use iot_schemas::position::{NodeId, Seq};
+
+use crate::dead_letter::{DEAD, DeadLetter, DeadLetters};
+use crate::decode::{Captures, Origin, StreamDecoder};
+use crate::route::{TopicCache, matches};
+use crate::stream::Stream;
+use crate::wal::record::{Record, records};
+
+/// The messages of one group fsync, as the log has them.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) first: Seq,
+    pub(crate) last: Seq,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The events of a group.
+#[derive(Debug, Default)]
+pub(crate) struct DecodedGroup {
+    /// For each stream that has events, its number among the lanes and the events.
+    pub(crate) batches: Vec<(usize, MicroBatch)>,
+    pub(crate) dead: Option<MicroBatch>,
+    pub(crate) events: u64,
+    pub(crate) dead_letters: u64,
+    /// Whether part of the group could not be read.
+    pub(crate) unreadable: bool,
+}
+
+/// A stream and its decoder.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) def: Arc<StreamDef>,
+    pub(crate) decoder: StreamDecoder,
+}
+
+/// A stream that wants a topic, and what the topic says about the events.
+#[derive(Debug)]
+struct Route {
+    lane: usize,
+    captures: Captures,
+}
+
+/// Decodes groups for all streams.
+#[derive(Debug)]
+pub(crate) struct GroupDecoder {
+    node: NodeId,
+    pub(crate) lanes: Vec<Lane>,
+    routes: TopicCache<Vec<Route>>,
+    dead: DeadLetters,
+}
+
+impl GroupDecoder {
+    pub(crate) fn new(node: NodeId, lanes: Vec<Lane>) -> Self {
+        Self { node, lanes, routes: TopicCache::default(), dead: DeadLetters::default() }
+    }
+
+    /// Adds a stream.
+    pub(crate) fn add(&mut self, lane: Lane) {
+        self.routes.clear();
+        self.lanes.push(lane);
+    }
+
+    /// Puts another definition of a known stream in force, if what the stream holds allows it.
+    pub(crate) fn redefine(&mut self, def: Arc<StreamDef>) -> Result<Option<Arc<Stream>>> {
+        let Some(lane) = self.lanes.iter_mut().find(|lane| *lane.stream.name == *def.name) else {
+            return Ok(None);
+        };
+        lane.decoder = StreamDecoder::new(&def, lane.decoder.schema())?;
+        lane.def = def.clone();
+        lane.stream.redefine(def, lane.decoder.schema().clone());
+        self.routes.clear();
+        Ok(Some(lane.stream.clone()))
+    }
+
+    /// Takes a stream out.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.routes.clear();
+        self.lanes.retain(|lane| *lane.stream.name != *name);
+    }
+
+    /// Decodes a group. Streams' schemas have grown when this returns, if they had to.
+    pub(crate) fn decode(&mut self, group: &Group) -> DecodedGroup {
+        let mut decoded = DecodedGroup::default();
+        let mut seq = group.first;
+        match records(&group.body) {
+            Some(records) => {
+                for record in records {
+                    self.message(&record, seq, &mut decoded);
+                    seq += 1;
+                }
+            }
+            None => seq = group.first,
+        }
+        decoded.unreadable = seq != group.last + 1;
+        self.collect(group, &mut decoded);
+        decoded
+    }
+
+    fn message(&mut self, record: &Record<'_>, seq: Seq, decoded: &mut DecodedGroup) {
+        let routes = match self.routes.get(record.topic) {
+            Some(routes) => routes,
+            None => self.routes.put(record.topic, self.find_routes(record.topic)),
+        };
+        for route in routes.iter() {
+            let lane = &mut self.lanes[route.lane];
+            let origin =
+                Origin { topic: record.topic, captures: &route.captures, arrival: record.arrival, seq };
+            let outcome = match record.cut_from {
+                Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
+                None => lane.decoder.decode(record.payload, origin),
+            };
+            match outcome {
+                Ok(events) => {
+                    decoded.events += events as u64;
+                    lane.stream.count(events as u64, 0);
+                }
+                Err(reason) => {
+                    decoded.dead_letters += 1;
+                    lane.stream.count(0, 1);
+                    self.dead.push(DeadLetter {
+                        stream: &lane.stream.name,
+                        topic: record.topic,
+                        payload: record.payload,
+                        reason: &reason,
+                        received_at: record.arrival,
+                        seq,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Each stream at most once: the first of its patterns that matches says what the levels mean.
+    fn find_routes(&self, topic: &str) -> Vec<Route> {
+        let route = |(lane, it): (usize, &Lane)| {
+            let pattern = it.def.topics.iter().find(|pattern| matches(pattern, topic))?;
+            let captures = it.decoder.capture(pattern, topic)?;
+            Some(Route { lane, captures })
+        };
+        self.lanes.iter().enumerate().filter_map(route).collect()
+    }
+
+    fn collect(&mut self, group: &Group, decoded: &mut DecodedGroup) {
+        let batch = |stream: Arc<str>, rows| MicroBatch {
+            stream,
+            node: self.node.clone(),
+            first_seq: group.first,
+            last_seq: group.last,
+            rows,
+        };
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            if let Some(rows) = lane.decoder.finish(&self.node) {
+                lane.stream.set_schema(lane.decoder.schema());
+                decoded.batches.push((i, batch(lane.stream.name.clone(), rows)));
+            }
+        }
+        decoded.dead = self.dead.finish(&self.node).map(|rows| batch(DEAD.into(), rows));
+    }
+}

@@ -1,0 +1,475 @@
+//! Ingest as a whole: what the sources call, what the other layers read. Start reading here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use iot_schemas::catalog::StreamDef;
+use iot_schemas::clock::Clock;
+use iot_schemas::log::{Log, Recovery};
+use iot_schemas::micro_batch::LineEvent;
+use iot_schemas::position::{Frontier, Seq};
+use iot_schemas::raw::{Checkpoint, RawSnapshot, RawStreams};
+use iot_schemas::table::{Store, Table};
+use iot_schemas::{Error, Result};
+
+use crate::config::IngestConfig;
+use crate::dead_letter::DEAD;
+use crate::epoch::{Control, EpochThread};
+use crate::group::{GroupDecoder, Lane};
+use crate::message::{Message, Receipt, Refused};
+use crate::route::Matcher;
+use crate::seal::{Sealer, blocking};
+use crate::stats::{Counters, IngestStats, StreamStats, add};
+use crate::stream::Stream;
+use crate::wal::window_file;
+use crate::wal::writer::{Gate, Input, Waiting, Wal, Writer};
+
+/// Groups that may wait for the decoder; each is at most a group's bytes large.
+const GROUPS_IN_FLIGHT: usize = 4;
+/// Epochs that may wait for the sealer. Their size is limited by the unsealed bytes.
+const EPOCHS_IN_FLIGHT: usize = 16;
+/// How long a shutdown waits for the last seal. What is not sealed by then is replayed at the next start.
+const LAST_SEAL: Duration = Duration::from_secs(30);
+
+/// The ingest node of this process. Shared as an [`Arc`]; sources hold one, the other layers another.
+pub struct Ingest {
+    config: Arc<IngestConfig>,
+    store: Store,
+    clock: Clock,
+    checkpoint: Arc<Checkpoint>,
+    counters: Arc<Counters>,
+    gate: Arc<Gate>,
+    pub(crate) wal: Arc<Mutex<Wal>>,
+    input: mpsc::Sender<Input>,
+    room: Arc<Semaphore>,
+    registry: RwLock<Registry>,
+    dead: Arc<Stream>,
+    filters: watch::Sender<Arc<Vec<String>>>,
+    /// What [`Self::start`] hands to the threads.
+    parts: Mutex<Option<Parts>>,
+    /// The threads and the sealer, once started.
+    running: tokio::sync::Mutex<Option<Running>>,
+    /// Definitions change one after the other.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingest").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The streams by name.
+#[derive(Debug, Default)]
+struct Registry {
+    streams: BTreeMap<Arc<str>, Arc<Stream>>,
+    matcher: Matcher,
+}
+
+struct Parts {
+    queue: mpsc::Receiver<Input>,
+    lanes: Vec<Lane>,
+    /// Up to where the re-delivery window is complete.
+    window_up_to: Seq,
+}
+
+struct Running {
+    threads: Vec<std::thread::JoinHandle<()>>,
+    sealer: JoinHandle<()>,
+}
+
+impl Ingest {
+    /// Opens the tables of all streams, the dead letters and the log.
+    ///
+    /// Nothing is replayed and nothing is taken before [`Self::start`], but what is sealed can be read. The
+    /// next position lies after everything that the log, a table or the speed layer's checkpoint has seen.
+    pub async fn open(
+        store: Store,
+        streams: Vec<Arc<StreamDef>>,
+        config: IngestConfig,
+        checkpoint: Arc<Checkpoint>,
+        clock: Clock,
+    ) -> Result<(Arc<Self>, Recovery)> {
+        let opened = try_join_all(streams.iter().map(|def| Stream::open(&store, def.clone(), &config.node))).await?;
+        let dead = Arc::new(Stream::open_dead(&store, &config.node).await?);
+        let lanes: Vec<Lane> = opened
+            .into_iter()
+            .zip(streams)
+            .map(|((stream, decoder), def)| Lane { stream: Arc::new(stream), def, decoder })
+            .collect();
+        let seen = lanes.iter().map(|lane| lane.stream.sealed()).chain([dead.sealed()]);
+        let first = seen.max().unwrap_or(0).max(checkpoint.frontier().get(&config.node)) + 1;
+        let (dir, segment_bytes) = (config.wal_dir.clone(), config.segment_bytes);
+        let (wal, window_up_to, recovery) = blocking("opening the log", move || {
+            let (log, recovery) = Log::open(&dir, segment_bytes, first)?;
+            let (window, up_to) = window_file::load(&dir)?;
+            Ok((Wal::new(log, window, dir), up_to, recovery))
+        })
+        .await?;
+        if recovery.damaged_bytes > 0 {
+            tracing::error!(bytes = recovery.damaged_bytes, "part of the log is damaged and was skipped");
+        }
+        let ingest = Self::assemble(store, config, checkpoint, clock, wal, window_up_to, lanes, dead);
+        Ok((Arc::new(ingest), recovery))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of the whole, put together in one place")]
+    fn assemble(
+        store: Store,
+        config: IngestConfig,
+        checkpoint: Arc<Checkpoint>,
+        clock: Clock,
+        wal: Wal,
+        window_up_to: Seq,
+        lanes: Vec<Lane>,
+        dead: Arc<Stream>,
+    ) -> Self {
+        let (input, queue) = mpsc::channel(config.queue_messages.max(1));
+        let streams = lanes.iter().map(|lane| (lane.stream.name.clone(), lane.stream.clone())).collect();
+        let matcher = Matcher::new(lanes.iter().map(|lane| &lane.def));
+        let counters = Counters::default();
+        counters.last_seq.store(wal.log.next() - 1, Ordering::Relaxed);
+        counters.log_bytes.store(wal.log.bytes(), Ordering::Relaxed);
+        Self {
+            room: Arc::new(Semaphore::new(config.queue_bytes.clamp(1, Semaphore::MAX_PERMITS))),
+            filters: watch::Sender::new(Arc::new(matcher.filters())),
+            registry: RwLock::new(Registry { streams, matcher }),
+            parts: Mutex::new(Some(Parts { queue, lanes, window_up_to })),
+            running: tokio::sync::Mutex::new(None),
+            changing: tokio::sync::Mutex::new(()),
+            counters: Arc::new(counters),
+            gate: Arc::default(),
+            wal: Arc::new(Mutex::new(wal)),
+            config: Arc::new(config),
+            store,
+            clock,
+            checkpoint,
+            input,
+            dead,
+        }
+    }
+
+    /// Replays what the log holds beyond the tables and the checkpoint, then takes messages.
+    ///
+    /// Replayed and live groups go through the same code: into the tails of the streams whose tables lack
+    /// them, and to `speed` always. Somebody must be reading `speed`, or this waits.
+    pub async fn start(self: &Arc<Self>, speed: mpsc::Sender<LineEvent>) -> Result<()> {
+        let parts = self.parts.lock().take();
+        let parts = parts.ok_or_else(|| Error::invalid("ingest was started already"))?;
+        let (epochs, epochs_out) = mpsc::channel(EPOCHS_IN_FLIGHT);
+        let (work, work_out) = sync_channel(GROUPS_IN_FLIGHT);
+        let after = self.replay_after();
+        let last = self.counters.last_seq.load(Ordering::Relaxed);
+
+        let sealer = tokio::spawn(self.sealer().run(epochs_out));
+        let mut thread = EpochThread::new(
+            self.config.clone(),
+            self.clock.clone(),
+            self.counters.clone(),
+            GroupDecoder::new(self.config.node.clone(), parts.lanes),
+            self.dead.clone(),
+            speed,
+            epochs,
+        );
+        let (wal, window_up_to) = (self.wal.clone(), parts.window_up_to);
+        let (replayed, has_replayed) = oneshot::channel();
+        let decoder = spawn_thread("ingest-decoder", move || {
+            let outcome = thread.replay(&wal, after, window_up_to);
+            thread.begin_after(last);
+            let go_on = outcome.is_ok();
+            _ = replayed.send(outcome);
+            if go_on {
+                thread.run(work_out);
+            }
+        })?;
+        has_replayed.await.map_err(|_| Error::invalid("the replay of the log ended unexpectedly"))??;
+
+        let writer = Writer {
+            wal: self.wal.clone(),
+            queue: parts.queue,
+            decoder: work,
+            config: self.config.clone(),
+            counters: self.counters.clone(),
+            gate: self.gate.clone(),
+        };
+        let writer = spawn_thread("ingest-log", move || writer.run())?;
+        *self.running.lock().await = Some(Running { threads: vec![writer, decoder], sealer });
+        self.counters.started.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a message and waits until it is durable.
+    ///
+    /// The future may be dropped: the message is then stored or not, and a re-delivery is recognised.
+    pub async fn submit(&self, message: Message) -> Result<Receipt, Refused> {
+        self.enqueue(message).await?.await
+    }
+
+    /// Takes a message; waits only while the queue is full. Messages are numbered in the order of these calls.
+    /// The ticket resolves once the message is durable.
+    pub async fn enqueue(&self, message: Message) -> Result<Ticket, Refused> {
+        if let Some(settled) = self.settle_at_once(&message)? {
+            return Ok(settled);
+        }
+        let permits = self.permits(&message);
+        let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| Refused::Closed)?;
+        let (waiting, ticket) = self.waiting(message, room);
+        self.input.send(Input::Message(waiting)).await.map_err(|_| Refused::Closed)?;
+        Ok(ticket)
+    }
+
+    /// Like [`Self::enqueue`], but refuses instead of waiting when the queue is full.
+    pub fn try_enqueue(&self, message: Message) -> Result<Ticket, Refused> {
+        if let Some(settled) = self.settle_at_once(&message)? {
+            return Ok(settled);
+        }
+        let permits = self.permits(&message);
+        let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| Refused::Full)?;
+        let (waiting, ticket) = self.waiting(message, room);
+        match self.input.try_send(Input::Message(waiting)) {
+            Ok(()) => Ok(ticket),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Full),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Refused::Closed),
+        }
+    }
+
+    /// Whether a stream wants messages of this topic.
+    pub fn wants(&self, topic: &str) -> bool {
+        self.registry.read().matcher.wants(topic)
+    }
+
+    /// Puts a definition in force: a new stream, or another one for a stream of the same name.
+    ///
+    /// Everything accepted before this call is decoded by the old definition. Refused if the stream's rows do
+    /// not fit the new one.
+    pub async fn put_stream(&self, def: Arc<StreamDef>) -> Result<()> {
+        let _turn = self.changing.lock().await;
+        let known = self.registry.read().streams.contains_key(def.name.as_str());
+        let opened = if known {
+            None
+        } else {
+            Some(Box::new(Stream::open(&self.store, def.clone(), &self.config.node).await?))
+        };
+        let (reply, answer) = oneshot::channel();
+        self.control(Control::Put { def, opened, reply }).await?;
+        let stream = answer.await.map_err(|_| closed())??;
+        self.change_registry(|streams| _ = streams.insert(stream.name.clone(), stream.clone()));
+        Ok(())
+    }
+
+    /// Takes a stream out after sealing what it holds. Its table stays. Unknown names are fine.
+    pub async fn remove_stream(&self, name: &str) -> Result<()> {
+        let _turn = self.changing.lock().await;
+        let Some(stream) = self.registry.read().streams.get(name).cloned() else { return Ok(()) };
+        let (sealed, answer) = oneshot::channel();
+        self.control(Control::Remove { name: stream.name.clone(), sealed }).await?;
+        answer.await.map_err(|_| closed())?;
+        self.change_registry(|streams| _ = streams.remove(name));
+        Ok(())
+    }
+
+    /// The MQTT filters that all streams together need.
+    pub fn filters(&self) -> Vec<String> {
+        self.filters.borrow().to_vec()
+    }
+
+    /// The filters now and whenever they change.
+    pub fn watch_filters(&self) -> watch::Receiver<Arc<Vec<String>>> {
+        self.filters.subscribe()
+    }
+
+    /// The raw table of a stream, or that of the dead letters (`dead`).
+    pub fn table(&self, stream: &str) -> Option<Arc<Table>> {
+        self.stream(stream).map(|stream| stream.table.clone())
+    }
+
+    /// Seals everything accepted so far and returns the position up to which the tables are complete.
+    pub async fn seal_now(&self) -> Result<Frontier> {
+        let (sealed, answer) = oneshot::channel();
+        self.control(Control::Seal { sealed }).await?;
+        answer.await.map_err(|_| closed())
+    }
+
+    /// What has been done and how things stand.
+    pub fn stats(&self) -> IngestStats {
+        let streams = self.registry.read().streams.values().map(stream_stats).collect();
+        IngestStats { streams, ..self.counters.stats() }
+    }
+
+    /// Why ingest does not work as it should at the moment, `None` if it does.
+    pub fn not_ready(&self) -> Option<String> {
+        self.counters.not_ready()
+    }
+
+    /// Takes nothing more, seals what is open, and ends the threads. Calling it again does nothing.
+    ///
+    /// If the store is down the last seal is given up after half a minute; the log has everything.
+    pub async fn shutdown(&self) {
+        let running = self.running.lock().await.take();
+        self.room.close();
+        let Some(running) = running else { return };
+        match tokio::time::timeout(LAST_SEAL, self.seal_now()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(e)) => tracing::warn!("the last seal failed, the log keeps the events: {e}"),
+            Err(_) => tracing::warn!("the last seal takes too long, the log keeps the events"),
+        }
+        self.gate.close();
+        _ = self.input.send(Input::Stop).await;
+        let ended = self.end_threads(running);
+        if tokio::time::timeout(LAST_SEAL, ended).await.is_err() {
+            tracing::warn!("ingest did not end in time; the log keeps the events");
+        }
+    }
+
+    async fn end_threads(&self, running: Running) {
+        // Without it the decoder cannot be stuck behind a seal that does not work.
+        if self.counters.seal_trouble.lock().is_some() {
+            running.sealer.abort();
+        }
+        for thread in running.threads {
+            _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        _ = running.sealer.await;
+    }
+
+    fn sealer(&self) -> Sealer {
+        Sealer {
+            node: self.config.node.clone(),
+            checkpoint: self.checkpoint.clone(),
+            clock: self.clock.clone(),
+            counters: self.counters.clone(),
+            gate: self.gate.clone(),
+            wal: self.wal.clone(),
+        }
+    }
+
+    /// The position after which somebody lacks what the log holds.
+    fn replay_after(&self) -> Seq {
+        let registry = self.registry.read();
+        let sealed = registry.streams.values().map(|stream| stream.sealed()).min().unwrap_or(Seq::MAX);
+        let checkpoint = self.checkpoint.frontier().get(&self.config.node);
+        sealed.min(self.dead.sealed()).min(checkpoint)
+    }
+
+    /// A ticket for a message that need not be queued: nobody wants it.
+    fn settle_at_once(&self, message: &Message) -> Result<Option<Ticket>, Refused> {
+        if self.room.is_closed() {
+            return Err(Refused::Closed);
+        }
+        if self.wants(&message.topic) {
+            return Ok(None);
+        }
+        add(&self.counters.ignored, 1);
+        Ok(Some(Ticket(State::Settled(Receipt::Ignored))))
+    }
+
+    fn permits(&self, message: &Message) -> u32 {
+        message.bytes().min(self.config.queue_bytes.max(1)).try_into().unwrap_or(u32::MAX)
+    }
+
+    fn waiting(&self, message: Message, room: OwnedSemaphorePermit) -> (Waiting, Ticket) {
+        let (reply, answer) = oneshot::channel();
+        let arrival = self.clock.now_micros();
+        (Waiting { message, arrival, reply, _room: room }, Ticket(State::Waiting(answer)))
+    }
+
+    async fn control(&self, control: Control) -> Result<()> {
+        self.input.send(Input::Control(control)).await.map_err(|_| closed())
+    }
+
+    fn change_registry(&self, change: impl FnOnce(&mut BTreeMap<Arc<str>, Arc<Stream>>)) {
+        let mut registry = self.registry.write();
+        change(&mut registry.streams);
+        let defs: Vec<Arc<StreamDef>> = registry.streams.values().filter_map(|stream| stream.def()).collect();
+        registry.matcher = Matcher::new(&defs);
+        let filters = registry.matcher.filters();
+        drop(registry);
+        self.filters.send_if_modified(|old| {
+            let changed = **old != filters;
+            if changed {
+                *old = Arc::new(filters);
+            }
+            changed
+        });
+    }
+
+    fn stream(&self, name: &str) -> Option<Arc<Stream>> {
+        if name == DEAD {
+            return Some(self.dead.clone());
+        }
+        self.registry.read().streams.get(name).cloned()
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}
+
+impl RawStreams for Ingest {
+    fn names(&self) -> Vec<Arc<str>> {
+        self.registry.read().streams.keys().cloned().collect()
+    }
+
+    fn definition(&self, stream: &str) -> Option<Arc<StreamDef>> {
+        self.stream(stream)?.def()
+    }
+
+    fn snapshot(&self, stream: &str) -> Result<RawSnapshot> {
+        let found = self.stream(stream).ok_or_else(|| Error::NotFound {
+            kind: "stream",
+            name: stream.to_owned(),
+            hint: String::new(),
+        })?;
+        Ok(found.snapshot())
+    }
+}
+
+/// Resolves once a message that was taken is durable.
+#[derive(Debug)]
+#[must_use = "a message may only be acknowledged after its ticket has resolved"]
+pub struct Ticket(State);
+
+#[derive(Debug)]
+enum State {
+    Settled(Receipt),
+    Waiting(oneshot::Receiver<Result<Receipt, Refused>>),
+}
+
+impl Future for Ticket {
+    type Output = Result<Receipt, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Settled(receipt) => Poll::Ready(Ok(*receipt)),
+            State::Waiting(answer) => Pin::new(answer).poll(cx).map(|a| a.unwrap_or(Err(Refused::Closed))),
+        }
+    }
+}
+
+fn stream_stats(stream: &Arc<Stream>) -> (Arc<str>, StreamStats) {
+    let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    (stream.name.clone(), StreamStats { events: get(&stream.events), dead_letters: get(&stream.dead) })
+}
+
+fn closed() -> Error {
+    Error::invalid("ingest is shutting down; try again after the restart")
+}
+
+fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(run).map_err(|e| Error::io(format!("starting the thread {name}"), e))
+}

@@ -1,0 +1,179 @@
+//! A client's connection to the embedded broker, with our ear on it.
+//!
+//! The messages that a client has sent are handed to ingest as they arrive, in order, while the broker still
+//! works on the first of them. The broker then asks for each in turn (see [`Shared::next`]) and waits for its
+//! receipt before it acknowledges. If ingest refuses, the connection is broken instead of answered.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use mqtt5::broker::transport::WebSocketTransport;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::message::{Delivery, Message};
+use crate::pipeline::{Ingest, Ticket};
+
+use super::scanner::{Scanner, Seen};
+
+/// Bytes that are read from the socket at once: some hundred small messages, which then share an fsync.
+const READ_BYTES: usize = 16 << 10;
+
+tokio::task_local! {
+    /// The connection that the running task serves: how the broker's hook finds it.
+    pub(super) static CONNECTION: Arc<Shared>;
+}
+
+/// What the connection and the broker's hook share.
+pub(super) struct Shared {
+    ingest: Arc<Ingest>,
+    /// Set once the broker has accepted the client.
+    client: Mutex<Option<Arc<str>>>,
+    ahead: Mutex<Ahead>,
+    broken: AtomicBool,
+}
+
+/// The QoS 1 and 2 messages that have arrived and that the broker has not come to yet, in order.
+#[derive(Debug, Default)]
+struct Ahead {
+    messages: VecDeque<Arrived>,
+    /// How many of them ingest does not have. While there are any, later ones may not overtake them.
+    untaken: usize,
+}
+
+/// A message as it was seen on the wire.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    packet_id: u16,
+    pub(super) dup: bool,
+    /// Present if ingest has it already.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("client", &*self.client.lock()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(ingest: Arc<Ingest>) -> Self {
+        let (client, ahead, broken) = Default::default();
+        Self { ingest, client, ahead, broken }
+    }
+
+    /// The broker has accepted the client: what arrives from now on may go to ingest at once.
+    pub(super) fn accepted(&self, client: Arc<str>) {
+        *self.client.lock() = Some(client);
+    }
+
+    /// What is known about the message that the broker has come to. Messages before it, if any, are those
+    /// that the broker refused.
+    pub(super) fn next(&self, packet_id: u16) -> Option<Arrived> {
+        let mut ahead = self.ahead.lock();
+        let at = ahead.messages.iter().position(|message| message.packet_id == packet_id)?;
+        let untaken = ahead.messages.iter().take(at + 1).filter(|message| message.ticket.is_none()).count();
+        ahead.untaken -= untaken;
+        ahead.messages.drain(..=at).next_back()
+    }
+
+    /// From now on nothing can be read or written: the client will never see an acknowledgement.
+    pub(super) fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    fn arrived(&self, seen: Vec<Seen>) {
+        let client = self.client.lock().clone();
+        let mut ahead = self.ahead.lock();
+        for Seen { packet_id, dup, topic, payload } in seen {
+            let ticket = match &client {
+                Some(client) if ahead.untaken == 0 => {
+                    let delivery = Some(Delivery { client: client.to_string(), packet_id, dup });
+                    self.ingest.try_enqueue(Message { topic, payload, delivery }).ok()
+                }
+                _ => None,
+            };
+            ahead.untaken += usize::from(ticket.is_none());
+            ahead.messages.push_back(Arrived { packet_id, dup, ticket });
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "ingest has refused a message"));
+        }
+        Ok(())
+    }
+}
+
+/// The connection, as the broker reads and writes it.
+pub(super) struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    scanner: Scanner,
+    /// Read and scanned, but not yet asked for: `buffer[from..to]`.
+    buffer: Box<[u8]>,
+    from: usize,
+    to: usize,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        shared: Arc<Shared>,
+        max_packet_bytes: usize,
+    ) -> Self {
+        let scanner = Scanner::new(max_packet_bytes);
+        let buffer = vec![0; READ_BYTES].into_boxed_slice();
+        Self { stream, peer, shared, scanner, buffer, from: 0, to: 0 }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.shared.check()?;
+        if this.from == this.to {
+            let mut read = ReadBuf::new(&mut this.buffer);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            (this.from, this.to) = (0, read.filled().len());
+            let seen = this.scanner.feed(&this.buffer[..this.to]);
+            this.shared.arrived(seen);
+        }
+        let n = out.remaining().min(this.to - this.from);
+        out.put_slice(&this.buffer[this.from..this.from + n]);
+        this.from += n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.shared.check()?;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl WebSocketTransport for Connection {
+    fn peer_addr(&self) -> mqtt5::Result<SocketAddr> {
+        Ok(self.peer)
+    }
+}

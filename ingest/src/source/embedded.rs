@@ -1,0 +1,295 @@
+//! The broker in this process: a gateway's PUBACK means that its message is fsynced.
+//!
+//! The protocol is `mqtt5`'s; the connections are ours (see [`connection`](super::connection)), because its
+//! publish hook knows neither the DUP flag nor the messages that have already arrived behind the current one.
+//! Sessions and retained messages live in memory: after a restart gateways connect anew, and what they send
+//! again is recognised by the log's re-delivery window.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mqtt5::QoS;
+use mqtt5::broker::client_handler::ClientHandler;
+use mqtt5::broker::config::{BrokerConfig, StorageBackend as StorageKind, StorageConfig};
+use mqtt5::broker::router::MessageRouter;
+use mqtt5::broker::storage::client_queue::QueueLimits;
+use mqtt5::broker::storage::{DynamicStorage, MemoryBackend, StorageBackend};
+use mqtt5::broker::sys_topics::BrokerStats;
+use mqtt5::broker::transport::BrokerTransport;
+use mqtt5::broker::{
+    AllowAllAuthProvider, AuthProvider, BrokerEventHandler, ClientConnectEvent, ClientPublishEvent,
+    PublishAction, ResourceLimits, ResourceMonitor,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, broadcast};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use iot_schemas::{Error, Result};
+
+use crate::message::{Delivery, Message, Refused};
+use crate::pipeline::Ingest;
+
+use super::MqttBroker;
+use super::connection::{CONNECTION, Connection, Shared};
+
+/// How often expired sessions and rate windows are cleaned up.
+const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
+/// How long connections may take to end before they are cut.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What can be set about the embedded broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerOptions {
+    /// Clients that may be connected at once.
+    pub max_clients: usize,
+    /// The largest packet. Larger ones end the connection.
+    pub max_packet_bytes: usize,
+    /// Messages that may wait for a subscriber that is away; then the oldest are dropped.
+    pub max_queued_messages: usize,
+    /// Bytes that may wait for a subscriber that is away; then the oldest are dropped.
+    pub max_queued_bytes: usize,
+    /// Retained messages that are kept.
+    pub max_retained_messages: usize,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        Self {
+            max_clients: 10_000,
+            // MQTT's own limit of 256 MiB makes some clients fail that compare signed.
+            max_packet_bytes: 8 << 20,
+            max_queued_messages: 10_000,
+            max_queued_bytes: 64 << 20,
+            max_retained_messages: 100_000,
+        }
+    }
+}
+
+/// A running broker. It ends when it is dropped; [`MqttBroker::stop`] waits for it.
+#[derive(Debug)]
+pub struct Broker {
+    addr: SocketAddr,
+    stats: Arc<BrokerStats>,
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Broker {
+    /// Listens on `addr` (port 0 takes a free one) and hands the messages that a stream wants to `ingest`.
+    ///
+    /// Everybody may connect and publish, so `addr` must be a loopback address.
+    pub async fn start(addr: SocketAddr, ingest: Arc<Ingest>, options: BrokerOptions) -> Result<Self> {
+        if !addr.ip().is_loopback() {
+            return Err(Error::invalid(format!(
+                "the embedded broker lets everybody in and cannot listen on `{addr}`; use 127.0.0.1, or an external broker"
+            )));
+        }
+        let listening = |e| Error::io(format!("listening for MQTT on {addr}"), e);
+        let listener = TcpListener::bind(addr).await.map_err(listening)?;
+        let addr = listener.local_addr().map_err(listening)?;
+        let served = Served::new(ingest, &options);
+        served.router.initialize().await.map_err(|e| Error::invalid(format!("the embedded broker: {e}")))?;
+        let (stats, stop) = (served.stats.clone(), CancellationToken::new());
+        let task = Mutex::new(Some(tokio::spawn(served.run(listener, stop.clone()))));
+        Ok(Self { addr, stats, stop, task })
+    }
+}
+
+#[async_trait::async_trait]
+impl MqttBroker for Broker {
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn clients(&self) -> usize {
+        self.stats.clients_connected.load(Ordering::Relaxed)
+    }
+
+    async fn stop(&self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            _ = task.await;
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What all connections share.
+struct Served {
+    ingest: Arc<Ingest>,
+    config: Arc<BrokerConfig>,
+    router: Arc<MessageRouter>,
+    auth: Arc<dyn AuthProvider>,
+    storage: Arc<DynamicStorage>,
+    stats: Arc<BrokerStats>,
+    monitor: Arc<ResourceMonitor>,
+    shutdown: broadcast::Sender<()>,
+}
+
+impl Served {
+    fn new(ingest: Arc<Ingest>, options: &BrokerOptions) -> Self {
+        let hook: Arc<dyn BrokerEventHandler> = Arc::new(Hook { ingest: ingest.clone() });
+        let queues =
+            QueueLimits { max_messages: options.max_queued_messages, max_bytes: options.max_queued_bytes };
+        let storage = Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queues)));
+        let router = MessageRouter::with_storage(storage.clone())
+            .with_fallback_queue_limits(queues)
+            .with_event_handler(hook.clone())
+            .with_retained_limits(options.max_retained_messages, options.max_packet_bytes);
+        let limits = ResourceLimits {
+            max_connections: options.max_clients,
+            max_connections_per_ip: options.max_clients,
+            max_message_rate_per_client: 0,
+            max_bandwidth_per_client: 0,
+            max_connection_rate: 10_000,
+            rate_limit_window: Duration::from_secs(1),
+        };
+        Self {
+            ingest,
+            config: Arc::new(broker_config(options, hook)),
+            router: Arc::new(router),
+            auth: Arc::new(AllowAllAuthProvider),
+            storage,
+            stats: Arc::new(BrokerStats::new()),
+            monitor: Arc::new(ResourceMonitor::new(limits)),
+            shutdown: broadcast::Sender::new(1),
+        }
+    }
+
+    /// Accepts until told to stop, then lets the connections end.
+    async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        let mut clean_up = tokio::time::interval(CLEAN_UP_EVERY);
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.accept(stream, peer, &mut connections).await,
+                    Err(e) => {
+                        tracing::warn!("an MQTT connection could not be accepted: {e}");
+                        // Out of file descriptors, most likely: give connections time to end.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                _ = clean_up.tick() => self.clean_up().await,
+                () = stop.cancelled() => break,
+            }
+        }
+        drop(listener);
+        _ = self.shutdown.send(());
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_GRACE, all_ended).await.is_err() {
+            connections.shutdown().await;
+        }
+    }
+
+    async fn accept(&self, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
+        if !self.monitor.can_accept_connection(peer.ip()).await {
+            tracing::warn!(%peer, "an MQTT connection was refused: there are too many");
+            return;
+        }
+        // Acknowledgements are small; waiting to fill a segment would delay each of them.
+        _ = stream.set_nodelay(true);
+        let shared = Arc::new(Shared::new(self.ingest.clone()));
+        let connection = Connection::new(stream, peer, shared.clone(), self.config.max_packet_size);
+        let handler = ClientHandler::new(
+            BrokerTransport::WebSocket(Box::new(connection)),
+            peer,
+            self.config.clone(),
+            self.router.clone(),
+            self.auth.clone(),
+            Some(self.storage.clone()),
+            self.stats.clone(),
+            self.monitor.clone(),
+            self.shutdown.subscribe(),
+        );
+        connections.spawn(CONNECTION.scope(shared, async move {
+            if let Err(e) = handler.run().await
+                && !e.is_normal_disconnect()
+            {
+                tracing::debug!(%peer, "an MQTT connection ended: {e}");
+            }
+        }));
+    }
+
+    async fn clean_up(&self) {
+        if let Err(e) = self.storage.cleanup_expired().await {
+            tracing::debug!("cleaning up MQTT sessions: {e}");
+        }
+        self.router.sweep_sessions().await;
+        self.monitor.cleanup_expired_windows().await;
+    }
+}
+
+fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> BrokerConfig {
+    let storage = StorageConfig::new()
+        .with_backend(StorageKind::Memory)
+        .with_max_queued_messages_per_client(options.max_queued_messages)
+        .with_max_queued_bytes_per_client(options.max_queued_bytes);
+    BrokerConfig::new()
+        .with_bind_addresses(Vec::new())
+        .with_max_clients(options.max_clients)
+        .with_max_packet_size(options.max_packet_bytes)
+        .with_max_retained_messages(options.max_retained_messages)
+        .with_storage(storage)
+        .with_event_handler(hook)
+}
+
+/// Where the broker asks what to do with a message, and waits for the answer before it acknowledges.
+struct Hook {
+    ingest: Arc<Ingest>,
+}
+
+impl Hook {
+    async fn take(&self, event: ClientPublishEvent) -> Result<(), Refused> {
+        let topic = event.topic.to_string();
+        let Some(packet_id) = event.packet_id.filter(|_| event.qos != QoS::AtMostOnce) else {
+            // Nobody waits for an answer; waiting for room in the queue is all that is needed.
+            drop(self.ingest.enqueue(Message::new(topic, event.payload)).await?);
+            return Ok(());
+        };
+        let arrived = CONNECTION.try_with(|connection| connection.next(packet_id)).ok().flatten();
+        let (dup, ticket) = arrived.map_or((false, None), |arrived| (arrived.dup, arrived.ticket));
+        let ticket = match ticket {
+            Some(ticket) => ticket,
+            None => {
+                let delivery = Some(Delivery { client: event.client_id.to_string(), packet_id, dup });
+                self.ingest.enqueue(Message { topic, payload: event.payload, delivery }).await?
+            }
+        };
+        ticket.await.map(drop)
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+impl BrokerEventHandler for Hook {
+    fn on_client_connect<'a>(&'a self, event: ClientConnectEvent) -> Answer<'a, ()> {
+        // Runs in the connection's own task, before its first PUBLISH is looked at.
+        _ = CONNECTION.try_with(|connection| connection.accepted(event.client_id));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Answer<'a, PublishAction> {
+        Box::pin(async move {
+            if let Err(refused) = self.take(event).await {
+                tracing::debug!("a message is not acknowledged: {refused}");
+                _ = CONNECTION.try_with(|connection| connection.break_off());
+                return PublishAction::Handled;
+            }
+            PublishAction::Continue
+        })
+    }
+}

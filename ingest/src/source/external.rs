@@ -1,0 +1,339 @@
+//! A subscription at an external broker: its messages are acknowledged once they are fsynced here.
+//!
+//! Two tasks, so that neither waits for the other: the *link* owns the connection, keeps it alive and
+//! reconnects; the *taker* hands messages to ingest and acknowledges them in the order of delivery. Up to the
+//! receive maximum may be unacknowledged at once, which is what makes one fsync cover many.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use parking_lot::Mutex;
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish};
+use rumqttc::{
+    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, ManualAck,
+    MqttOptions,
+};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use iot_schemas::{Error, Result};
+
+use crate::message::{Delivery, Message};
+use crate::pipeline::{Ingest, Ticket};
+
+/// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
+const RECEIVE_MAXIMUM: u16 = 10_000;
+/// Deliveries and acknowledgements that may wait between the tasks: more than can be in flight.
+const CHANNEL: usize = RECEIVE_MAXIMUM as usize + 1_024;
+const KEEP_ALIVE_S: u16 = 30;
+const CONNECT_TIMEOUT_S: u64 = 10;
+/// The broker keeps our session for a day while we are away.
+const SESSION_EXPIRY_S: u32 = 24 * 3_600;
+const MAX_PACKET_BYTES: u32 = 8 << 20;
+/// We send acknowledgements and subscriptions only; a large window makes each acknowledgement cost more.
+const OUTGOING_INFLIGHT: u16 = 16;
+const REQUEST_BATCH: usize = 256;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// How the subscription is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SubscriberStats {
+    /// Whether the broker has accepted us.
+    pub connected: bool,
+    /// How often a connection was lost or could not be made.
+    pub reconnects: u64,
+    /// Messages that were delivered, copies included.
+    pub delivered: u64,
+    /// Messages that were acknowledged.
+    pub acknowledged: u64,
+    /// Why the last connection ended.
+    pub last_error: Option<String>,
+}
+
+/// A running subscription. It ends when it is dropped; [`Self::stop`] waits for it.
+#[derive(Debug)]
+pub struct Subscriber {
+    state: Arc<LinkState>,
+    stop: CancellationToken,
+    tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Subscriber {
+    /// Subscribes at `url` (`mqtt://[user:password@]host[:port]`) to what the streams of `ingest` want, now and
+    /// whenever that changes. Returns at once; the connection is made, and made again, in the background.
+    ///
+    /// `client_id` names the session that the broker keeps: it must be the same after a restart.
+    pub fn start(url: &str, client_id: &str, ingest: Arc<Ingest>) -> Result<Self> {
+        let options = options(url, client_id)?;
+        let (client, events) = AsyncClient::builder(options)
+            .capacity(CHANNEL)
+            .try_build()
+            .map_err(|e| Error::invalid(format!("the broker `{url}`: {e}")))?;
+        let (deliveries, delivered) = mpsc::channel(CHANNEL);
+        let state = Arc::new(LinkState::default());
+        let stop = CancellationToken::new();
+        let link = Link {
+            events,
+            client: client.clone(),
+            filters: ingest.watch_filters(),
+            subscribed: Vec::new(),
+            deliveries,
+            state: state.clone(),
+            is_first: true,
+        };
+        let taker = Taker { ingest, client, client_id: client_id.to_owned(), state: state.clone() };
+        let tasks = vec![
+            tokio::spawn(link.run(stop.clone())),
+            tokio::spawn(taker.run(delivered, stop.clone())),
+        ];
+        Ok(Self { state, stop, tasks: tokio::sync::Mutex::new(tasks) })
+    }
+
+    /// How it is doing.
+    pub fn stats(&self) -> SubscriberStats {
+        SubscriberStats {
+            connected: self.state.connected.load(Ordering::Relaxed),
+            reconnects: self.state.reconnects.load(Ordering::Relaxed),
+            delivered: self.state.delivered.load(Ordering::Relaxed),
+            acknowledged: self.state.acknowledged.load(Ordering::Relaxed),
+            last_error: self.state.last_error.lock().clone(),
+        }
+    }
+
+    /// Ends the subscription. The broker keeps the session and delivers again what was not acknowledged.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        for task in self.tasks.lock().await.drain(..) {
+            _ = task.await;
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn options(url: &str, client_id: &str) -> Result<MqttOptions> {
+    let wrong = |why: &str| Error::invalid(format!("the broker `{url}`: {why}; write mqtt://host:1883"));
+    let parsed = Url::parse(url).map_err(|e| wrong(&e.to_string()))?;
+    if !matches!(parsed.scheme(), "mqtt" | "tcp") {
+        return Err(wrong(&format!("the scheme `{}` is not supported", parsed.scheme())));
+    }
+    let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let mut options = MqttOptions::new(client_id, (host, parsed.port().unwrap_or(1883)));
+    options
+        .set_keep_alive(KEEP_ALIVE_S)
+        .set_clean_start(false)
+        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+        .set_ack_mode(AckMode::Manual)
+        .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
+        .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+        .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES))
+        .set_outgoing_inflight_upper_limit(OUTGOING_INFLIGHT)
+        .set_max_request_batch(REQUEST_BATCH);
+    if !parsed.username().is_empty() {
+        let password = parsed.password().unwrap_or("").to_owned();
+        options.set_credentials(parsed.username(), password);
+    }
+    let mut network = options.network_options();
+    network.set_connection_timeout(CONNECT_TIMEOUT_S);
+    options.set_network_options(network);
+    Ok(options)
+}
+
+/// What the two tasks share.
+#[derive(Debug, Default)]
+struct LinkState {
+    /// Counts connections and their ends. An acknowledgement is sent only within the epoch of its delivery:
+    /// on another connection the same packet identifier may mean another message.
+    epoch: AtomicU64,
+    connected: AtomicBool,
+    reconnects: AtomicU64,
+    delivered: AtomicU64,
+    acknowledged: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+/// A delivery and the connection that it came over.
+#[derive(Debug)]
+struct Delivered {
+    epoch: u64,
+    publish: Publish,
+}
+
+/// Owns the connection.
+struct Link {
+    events: EventLoop,
+    client: AsyncClient,
+    filters: watch::Receiver<Arc<Vec<String>>>,
+    /// The filters that the broker's session has, as far as we know.
+    subscribed: Vec<String>,
+    deliveries: mpsc::Sender<Delivered>,
+    state: Arc<LinkState>,
+    is_first: bool,
+}
+
+impl Link {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut pause = FIRST_RETRY;
+        // Polling the connection is not interrupted by anything but the end: that would not be safe.
+        let work = async {
+            loop {
+                match self.events.poll().await {
+                    Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                        pause = FIRST_RETRY;
+                        self.connected(&ack);
+                    }
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        let epoch = self.state.epoch.load(Ordering::Acquire);
+                        if self.deliveries.send(Delivered { epoch, publish }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(e) => {
+                        self.disconnected(&e.to_string());
+                        tokio::time::sleep(jittered(pause)).await;
+                        pause = (pause * 2).min(LAST_RETRY);
+                    }
+                }
+                if self.filters.has_changed().unwrap_or(false) {
+                    self.subscribe();
+                }
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+        self.state.connected.store(false, Ordering::Relaxed);
+    }
+
+    fn connected(&mut self, ack: &ConnAck) {
+        self.state.epoch.fetch_add(1, Ordering::AcqRel);
+        self.state.connected.store(true, Ordering::Relaxed);
+        self.state.last_error.lock().take();
+        // A session that an earlier process left behind may have other filters.
+        if !ack.session_present || std::mem::take(&mut self.is_first) {
+            self.subscribed.clear();
+        }
+        self.subscribe();
+    }
+
+    fn disconnected(&self, why: &str) {
+        self.state.epoch.fetch_add(1, Ordering::AcqRel);
+        if self.state.connected.swap(false, Ordering::Relaxed) {
+            tracing::warn!("the connection to the broker was lost: {why}");
+        }
+        self.state.reconnects.fetch_add(1, Ordering::Relaxed);
+        *self.state.last_error.lock() = Some(why.to_owned());
+    }
+
+    /// Brings the broker's session in line with what the streams want.
+    fn subscribe(&mut self) {
+        if !self.state.connected.load(Ordering::Relaxed) {
+            return;
+        }
+        let wanted = self.filters.borrow_and_update().clone();
+        let (subscribed, client) = (&self.subscribed, &self.client);
+        let added = wanted.iter().filter(|filter| !subscribed.contains(filter));
+        let mut done = added.map(|filter| client.try_subscribe(filter.as_str(), QoS::AtLeastOnce)).all(|r| r.is_ok());
+        let gone = subscribed.iter().filter(|filter| !wanted.contains(filter));
+        done &= gone.map(|filter| client.try_unsubscribe(filter.as_str())).all(|r| r.is_ok());
+        if done {
+            self.subscribed = wanted.to_vec();
+        } else {
+            // The request queue is full. The next event brings us here again.
+            self.filters.mark_changed();
+        }
+    }
+}
+
+/// Hands messages to ingest and acknowledges them.
+struct Taker {
+    ingest: Arc<Ingest>,
+    client: AsyncClient,
+    client_id: String,
+    state: Arc<LinkState>,
+}
+
+impl Taker {
+    async fn run(self, mut delivered: mpsc::Receiver<Delivered>, stop: CancellationToken) {
+        let mut pending = FuturesOrdered::new();
+        loop {
+            let went_well = tokio::select! {
+                Some(delivery) = delivered.recv() => match self.take(delivery).await {
+                    Ok(Some(taken)) => {
+                        pending.push_back(taken.settle());
+                        true
+                    }
+                    Ok(None) => true,
+                    Err(_) => false,
+                },
+                Some(settled) = pending.next() => self.acknowledge(settled),
+                () = stop.cancelled() => false,
+                else => false,
+            };
+            // If ingest takes nothing more, nothing may be acknowledged: the broker keeps what it has.
+            if !went_well {
+                return;
+            }
+        }
+    }
+
+    async fn take(&self, Delivered { epoch, publish }: Delivered) -> Result<Option<Taken>, crate::Refused> {
+        self.state.delivered.fetch_add(1, Ordering::Relaxed);
+        let ack = self.client.prepare_ack(&publish);
+        let delivery = ack.is_some().then(|| Delivery {
+            client: self.client_id.clone(),
+            packet_id: publish.pkid,
+            dup: publish.dup,
+        });
+        let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+        let ticket = self.ingest.enqueue(Message { topic, payload: publish.payload, delivery }).await?;
+        Ok(ack.map(|ack| Taken { epoch, ack, ticket }))
+    }
+
+    /// `false` if the message must not be acknowledged.
+    fn acknowledge(&self, settled: Result<(u64, ManualAck), crate::Refused>) -> bool {
+        let Ok((epoch, ack)) = settled else { return false };
+        if epoch != self.state.epoch.load(Ordering::Acquire) {
+            return true;
+        }
+        match self.client.try_manual_ack(ack) {
+            Ok(()) => _ = self.state.acknowledged.fetch_add(1, Ordering::Relaxed),
+            // The queue has room for all that can be in flight, so the link is gone; a copy will come.
+            Err(e) => tracing::debug!("an acknowledgement could not be sent: {e}"),
+        }
+        true
+    }
+}
+
+/// A message that ingest has.
+struct Taken {
+    epoch: u64,
+    ack: ManualAck,
+    ticket: Ticket,
+}
+
+impl Taken {
+    async fn settle(self) -> Result<(u64, ManualAck), crate::Refused> {
+        self.ticket.await.map(|_| (self.epoch, self.ack))
+    }
+}
+
+/// Between half of `pause` and all of it, so that many clients do not come back at the same moment.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.0))
+}

@@ -1,0 +1,241 @@
+//! Reads along as a client's bytes arrive and picks out its PUBLISH packets.
+//!
+//! The embedded broker hands a message to its hook one at a time and without the DUP flag. Reading along
+//! gives both: the flag, and the messages that are already here behind the one that the broker is busy with,
+//! so that one fsync can cover them all. Sans-IO; whatever it does not understand it leaves to the broker and
+//! is silent from then on.
+
+use std::collections::HashMap;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+const CONNECT: u8 = 1;
+const PUBLISH: u8 = 3;
+const DUP: u8 = 0b1000;
+const PROPERTY_TOPIC_ALIAS: u8 = 0x23;
+const MQTT_5: u8 = 5;
+
+/// A QoS 1 or 2 PUBLISH packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) packet_id: u16,
+    pub(super) dup: bool,
+    pub(super) topic: String,
+    pub(super) payload: Bytes,
+}
+
+/// The state of one connection, client to broker.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    partial: BytesMut,
+    max_packet_bytes: usize,
+    version: Option<u8>,
+    aliases: HashMap<u16, String>,
+    /// Something was not understood: nothing more is reported.
+    blind: bool,
+}
+
+impl Scanner {
+    pub(super) fn new(max_packet_bytes: usize) -> Self {
+        let (version, blind) = (None, false);
+        Self { partial: BytesMut::new(), max_packet_bytes, version, aliases: HashMap::new(), blind }
+    }
+
+    /// Takes the next bytes and returns the packets that are complete with them.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        if self.blind {
+            return seen;
+        }
+        self.partial.extend_from_slice(bytes);
+        loop {
+            match self.next_packet() {
+                Step::Packet(first_byte, body) => match self.packet(first_byte, body) {
+                    Some(publish) => seen.extend(publish),
+                    None => break,
+                },
+                Step::Incomplete => return seen,
+                Step::Malformed => break,
+            }
+        }
+        self.blind = true;
+        self.partial = BytesMut::new();
+        seen
+    }
+
+    fn next_packet(&mut self) -> Step {
+        let Some((header, length)) = fixed_header(&self.partial) else {
+            return if self.partial.len() < 5 { Step::Incomplete } else { Step::Malformed };
+        };
+        if header + length > self.max_packet_bytes {
+            return Step::Malformed;
+        }
+        if self.partial.len() < header + length {
+            return Step::Incomplete;
+        }
+        let mut packet = self.partial.split_to(header + length).freeze();
+        let first_byte = packet[0];
+        packet.advance(header);
+        Step::Packet(first_byte, packet)
+    }
+
+    /// `None` if the packet is not understood; `Some(None)` if it is of no interest.
+    fn packet(&mut self, first_byte: u8, body: Bytes) -> Option<Option<Seen>> {
+        match (first_byte >> 4, self.version) {
+            (CONNECT, None) => {
+                self.version = Some(protocol_version(&body)?);
+                Some(None)
+            }
+            (_, None) => None,
+            (PUBLISH, Some(version)) => self.publish(first_byte, version, body),
+            _ => Some(None),
+        }
+    }
+
+    fn publish(&mut self, first_byte: u8, version: u8, mut body: Bytes) -> Option<Option<Seen>> {
+        let qos = (first_byte >> 1) & 3;
+        let mut topic = take_text(&mut body)?;
+        let packet_id = if qos > 0 { Some(body.try_get_u16().ok()?) } else { None };
+        if version == MQTT_5 {
+            let length = take_varint(&mut body)?;
+            if length > body.len() {
+                return None;
+            }
+            if let Some(alias) = topic_alias(body.split_to(length))? {
+                topic = self.resolve(alias, topic)?;
+            }
+        }
+        let dup = first_byte & DUP != 0;
+        Some(packet_id.map(|packet_id| Seen { packet_id, dup, topic, payload: body }))
+    }
+
+    fn resolve(&mut self, alias: u16, topic: String) -> Option<String> {
+        if topic.is_empty() {
+            return self.aliases.get(&alias).cloned();
+        }
+        self.aliases.insert(alias, topic.clone());
+        Some(topic)
+    }
+}
+
+enum Step {
+    /// The first byte and the body.
+    Packet(u8, Bytes),
+    Incomplete,
+    Malformed,
+}
+
+/// The length of the fixed header and of the body.
+fn fixed_header(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut rest = bytes.get(1..)?;
+    let before = rest.len();
+    let length = take_varint(&mut rest)?;
+    Some((1 + before - rest.len(), length))
+}
+
+fn take_varint(bytes: &mut impl Buf) -> Option<usize> {
+    let mut value = 0;
+    for i in 0..4 {
+        let byte = bytes.try_get_u8().ok()?;
+        value |= usize::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn take_text(bytes: &mut Bytes) -> Option<String> {
+    let length = usize::from(bytes.try_get_u16().ok()?);
+    if length > bytes.len() {
+        return None;
+    }
+    String::from_utf8(bytes.split_to(length).to_vec()).ok()
+}
+
+fn protocol_version(connect: &Bytes) -> Option<u8> {
+    let mut body = connect.clone();
+    take_text(&mut body)?;
+    body.try_get_u8().ok()
+}
+
+/// The topic alias among the properties of a PUBLISH, `Some(None)` if there is none.
+fn topic_alias(mut properties: Bytes) -> Option<Option<u16>> {
+    while properties.has_remaining() {
+        match properties.get_u8() {
+            PROPERTY_TOPIC_ALIAS => return properties.try_get_u16().ok().map(Some),
+            // Payload format indicator.
+            0x01 => _ = properties.try_get_u8().ok()?,
+            // Message expiry interval.
+            0x02 => _ = properties.try_get_u32().ok()?,
+            // Content type, response topic.
+            0x03 | 0x08 => _ = take_text(&mut properties)?,
+            // Correlation data.
+            0x09 => {
+                let length = usize::from(properties.try_get_u16().ok()?);
+                if length > properties.len() {
+                    return None;
+                }
+                properties.advance(length);
+            }
+            // Subscription identifier.
+            0x0b => _ = take_varint(&mut properties)?,
+            // User property.
+            0x26 => {
+                take_text(&mut properties)?;
+                take_text(&mut properties)?;
+            }
+            _ => return None,
+        }
+    }
+    Some(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECT_5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01a";
+    const CONNECT_4: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a";
+
+    fn feed_in_pieces(bytes: &[u8], size: usize) -> Vec<Seen> {
+        let mut scanner = Scanner::new(1 << 20);
+        bytes.chunks(size).flat_map(|piece| scanner.feed(piece)).collect()
+    }
+
+    #[test]
+    fn publish_packets_are_seen_however_the_bytes_are_cut() {
+        let mut bytes = CONNECT_4.to_vec();
+        bytes.extend_from_slice(b"\x32\x09\x00\x03a/b\x00\x07hi");
+        bytes.extend_from_slice(b"\x3a\x09\x00\x03a/b\x00\x07hi");
+        bytes.extend_from_slice(b"\x30\x05\x00\x03a/b");
+        bytes.extend_from_slice(b"\xc0\x00\x34\x07\x00\x03a/b\x00\x08");
+        for size in 1..bytes.len() {
+            let seen = feed_in_pieces(&bytes, size);
+            let brief: Vec<_> = seen.iter().map(|s| (s.packet_id, s.dup, s.payload.as_ref())).collect();
+            assert_eq!(brief, [(7, false, &b"hi"[..]), (7, true, b"hi"), (8, false, b"")], "pieces of {size}");
+            assert!(seen.iter().all(|s| s.topic == "a/b"));
+        }
+    }
+
+    #[test]
+    fn topic_aliases_are_resolved() {
+        let mut bytes = CONNECT_5.to_vec();
+        bytes.extend_from_slice(b"\x32\x0e\x00\x03a/b\x00\x01\x05\x01\x00\x23\x00\x09x");
+        bytes.extend_from_slice(b"\x32\x09\x00\x00\x00\x02\x03\x23\x00\x09y");
+        let seen = feed_in_pieces(&bytes, 3);
+        let brief: Vec<_> = seen.iter().map(|s| (s.topic.as_str(), s.payload.as_ref())).collect();
+        assert_eq!(brief, [("a/b", &b"x"[..]), ("a/b", b"y")]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_to_the_broker() {
+        for bad in [&b"\x32\x05\x00\x01a\x00\x01"[..], b"\xff\xff\xff\xff\xff\xff", b"\x10\x02\x00\x09"] {
+            assert_eq!(feed_in_pieces(bad, 1), []);
+        }
+        let mut bytes = CONNECT_5.to_vec();
+        bytes.extend_from_slice(b"\x32\x05\x00\x09a\x00\x01");
+        bytes.extend_from_slice(b"\x32\x08\x00\x03a/b\x00\x07\x00");
+        assert_eq!(feed_in_pieces(&bytes, 100), [], "nothing is reported after something malformed");
+    }
+}

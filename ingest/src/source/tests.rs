@@ -1,0 +1,185 @@
+//! The sources, spoken to in plain bytes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::source::MqttBroker;
+use crate::source::embedded::{Broker, BrokerOptions};
+use crate::source::external::Subscriber;
+use crate::tests::{EVENTS, World, start};
+
+/// A v3.1.1 client that says exactly what it is told.
+struct Client(TcpStream);
+
+impl Client {
+    async fn connect(addr: SocketAddr, id: &str, clean: bool) -> Self {
+        let mut stream = TcpStream::connect(addr).await.expect("it connects");
+        let mut packet = vec![0x10, 12 + id.len() as u8];
+        packet.extend_from_slice(b"\x00\x04MQTT\x04");
+        packet.extend_from_slice(&[if clean { 2 } else { 0 }, 0, 60, 0, id.len() as u8]);
+        packet.extend_from_slice(id.as_bytes());
+        stream.write_all(&packet).await.expect("it writes");
+        let mut ack = [0; 4];
+        stream.read_exact(&mut ack).await.expect("a CONNACK");
+        assert_eq!((ack[0], ack[3]), (0x20, 0));
+        Self(stream)
+    }
+
+    async fn publish(&mut self, qos: u8, packet_id: u16, dup: bool, payload: &str) {
+        self.0.write_all(&publish(qos, packet_id, dup, payload)).await.expect("it writes");
+    }
+
+    /// The next packet of four bytes: type and packet identifier. `None` if the connection ends.
+    async fn answer(&mut self) -> Option<(u8, u16)> {
+        let mut packet = [0; 4];
+        let read = tokio::time::timeout(Duration::from_secs(10), self.0.read_exact(&mut packet)).await;
+        read.expect("an answer in time").ok()?;
+        Some((packet[0] >> 4, u16::from_be_bytes([packet[2], packet[3]])))
+    }
+}
+
+fn publish(qos: u8, packet_id: u16, dup: bool, payload: &str) -> Vec<u8> {
+    let topic = "devices/a/telemetry";
+    let id_bytes = if qos > 0 { 2 } else { 0 };
+    let mut packet = vec![0x30 | (qos << 1) | (u8::from(dup) << 3)];
+    packet.push((2 + topic.len() + id_bytes + payload.len()) as u8);
+    packet.extend_from_slice(&[0, topic.len() as u8]);
+    packet.extend_from_slice(topic.as_bytes());
+    if qos > 0 {
+        packet.extend_from_slice(&packet_id.to_be_bytes());
+    }
+    packet.extend_from_slice(payload.as_bytes());
+    packet
+}
+
+async fn broker(world: &World) -> Broker {
+    let addr = "127.0.0.1:0".parse().expect("an address");
+    Broker::start(addr, world.ingest.clone(), BrokerOptions::default()).await.expect("it listens")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_puback_means_stored_and_a_copy_over_a_new_connection_is_not_stored_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let broker = broker(&world).await;
+    let mut client = Client::connect(broker.local_addr(), "gw", false).await;
+    client.publish(1, 7, false, "{}").await;
+    assert_eq!(client.answer().await, Some((4, 7)));
+    assert_eq!(world.ingest.stats().messages, 1);
+    client.publish(2, 8, false, "{}").await;
+    assert_eq!(client.answer().await, Some((5, 8)), "PUBREC");
+    drop(client);
+
+    let mut client = Client::connect(broker.local_addr(), "gw", false).await;
+    client.publish(1, 7, true, "{}").await;
+    assert_eq!(client.answer().await, Some((4, 7)));
+    client.publish(2, 8, true, "{}").await;
+    assert_eq!(client.answer().await, Some((5, 8)));
+    client.publish(1, 7, false, "{}").await;
+    assert_eq!(client.answer().await, Some((4, 7)), "a new message under an old identifier");
+    let stats = world.ingest.stats();
+    assert_eq!((stats.messages, stats.redelivered), (3, 2));
+    broker.stop().await;
+    TcpStream::connect(broker.local_addr()).await.expect_err("nobody listens any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_arrive_together_share_an_fsync() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let broker = broker(&world).await;
+    let mut client = Client::connect(broker.local_addr(), "gw", true).await;
+    let all: Vec<u8> = (1..=2_000).flat_map(|id| publish(1, id, false, &format!("{{\"v\":{id}}}"))).collect();
+    let (mut reader, mut writer) = client.0.split();
+    let write = async { writer.write_all(&all).await.expect("it writes") };
+    let read = async {
+        let mut acks = vec![0; 4 * 2_000];
+        reader.read_exact(&mut acks).await.expect("all are acknowledged");
+        acks.chunks(4).map(|ack| u16::from_be_bytes([ack[2], ack[3]])).collect::<Vec<_>>()
+    };
+    let ((), acks) = tokio::join!(write, read);
+    assert_eq!(acks, (1..=2_000).collect::<Vec<_>>(), "in order");
+    world.ingest.seal_now().await.expect("it seals");
+    let positions: Vec<i64> = world.positions("events").await.iter().map(|position| position.0).collect();
+    assert_eq!(positions, (1..=2_000).collect::<Vec<_>>());
+    let fsyncs = world.ingest.stats().fsyncs;
+    assert!(fsyncs < 200, "{fsyncs} fsyncs for 2000 messages of one client");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ingest_refuses_is_never_acknowledged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let broker = broker(&world).await;
+    let mut client = Client::connect(broker.local_addr(), "gw", true).await;
+    world.ingest.shutdown().await;
+    client.publish(1, 7, false, "{}").await;
+    assert_eq!(client.answer().await, None, "the connection ends instead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_broker_listens_on_loopback_only() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let addr = "0.0.0.0:0".parse().expect("an address");
+    let refused = Broker::start(addr, world.ingest.clone(), BrokerOptions::default()).await;
+    assert!(refused.expect_err("it is refused").to_string().contains("lets everybody in"));
+}
+
+/// The other broker is our own, of another ingest that wants nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_takes_what_the_streams_want_and_survives_the_broker() {
+    let (near, far) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (world, other) = (start(near.path(), &[EVENTS]).await, start(far.path(), &[]).await);
+    let far_broker = broker(&other).await;
+    let addr = far_broker.local_addr();
+    let subscriber = Subscriber::start(&format!("mqtt://{addr}"), "iot", world.ingest.clone()).expect("a good URL");
+    let connected = async |reconnects: u64| {
+        while !subscriber.stats().connected || subscriber.stats().reconnects < reconnects {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The subscription follows the connection.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    connected(0).await;
+    let publish_all = async |from: u16, to: u16| {
+        let mut client = Client::connect(addr, "gw", true).await;
+        for id in from..=to {
+            client.publish(1, id, false, &format!("{{\"v\":{id}}}")).await;
+            assert_eq!(client.answer().await, Some((4, id)));
+        }
+    };
+    publish_all(1, 50).await;
+    let stored = async |count: u64| {
+        while world.ingest.stats().messages < count || subscriber.stats().acknowledged < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = Duration::from_secs(20);
+    tokio::time::timeout(in_time, stored(50)).await.expect("all arrive");
+    far_broker.stop().await;
+    drop(far_broker);
+    let again = Broker::start(addr, other.ingest.clone(), BrokerOptions::default()).await.expect("it listens");
+    tokio::time::timeout(in_time, connected(1)).await.expect("it comes back");
+    publish_all(51, 60).await;
+    tokio::time::timeout(in_time, stored(60)).await.expect("all arrive");
+    subscriber.stop().await;
+    assert_eq!(world.ingest.stats().messages, 60);
+    again.stop().await;
+}
+
+#[test]
+fn a_bad_url_says_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let world = start(dir.path(), &[]).await;
+        for (url, expect) in [("nonsense", "write mqtt://host:1883"), ("https://x", "the scheme `https`")] {
+            let refused = Subscriber::start(url, "iot", world.ingest.clone()).expect_err("a bad URL");
+            assert!(refused.to_string().contains(expect), "{refused}");
+        }
+    });
+}

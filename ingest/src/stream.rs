@@ -1,0 +1,128 @@
+//! One stream in operation: its table, its tail, its schema, its counters.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use parking_lot::RwLock;
+
+use iot_schemas::Result;
+use iot_schemas::catalog::StreamDef;
+use iot_schemas::position::{NodeId, Seq};
+use iot_schemas::raw::RawSnapshot;
+use iot_schemas::table::{Store, Table};
+
+use crate::dead_letter::{DEAD, dead_schema};
+use crate::decode::StreamDecoder;
+use crate::raw_table::{dead_spec, raw_spec};
+use crate::tail::Tail;
+
+/// What readers, decoder and sealer share about a stream.
+pub(crate) struct Stream {
+    pub(crate) name: Arc<str>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) tail: RwLock<Tail>,
+    /// The schema of the newest rows.
+    schema: RwLock<SchemaRef>,
+    /// `None` for the dead letters.
+    def: RwLock<Option<Arc<StreamDef>>>,
+    /// Up to where the table is complete for this node.
+    sealed: AtomicU64,
+    pub(crate) events: AtomicU64,
+    pub(crate) dead: AtomicU64,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// Opens the table of `def`, creating it if needed, and a decoder that goes on from its schema.
+    pub(crate) async fn open(store: &Store, def: Arc<StreamDef>, node: &NodeId) -> Result<(Self, StreamDecoder)> {
+        let fresh = StreamDecoder::new(&def, &arrow::datatypes::Schema::empty())?;
+        let table = Table::open(store, raw_spec(&def.name, fresh.schema(), node)).await?;
+        let decoder = StreamDecoder::new(&def, &table.snapshot().schema())?;
+        let stream = Self::new(def.name.as_str().into(), table, decoder.schema().clone(), Some(def), node);
+        Ok((stream, decoder))
+    }
+
+    /// Opens the table of the dead letters.
+    pub(crate) async fn open_dead(store: &Store, node: &NodeId) -> Result<Self> {
+        let table = Table::open(store, dead_spec(node)).await?;
+        Ok(Self::new(DEAD.into(), table, dead_schema(), None, node))
+    }
+
+    fn new(
+        name: Arc<str>,
+        table: Table,
+        schema: SchemaRef,
+        def: Option<Arc<StreamDef>>,
+        node: &NodeId,
+    ) -> Self {
+        let sealed = table.snapshot().frontier().get(node);
+        Self {
+            name,
+            sealed: AtomicU64::new(sealed),
+            table: Arc::new(table),
+            tail: RwLock::default(),
+            schema: RwLock::new(schema),
+            def: RwLock::new(def),
+            events: AtomicU64::new(0),
+            dead: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn def(&self) -> Option<Arc<StreamDef>> {
+        self.def.read().clone()
+    }
+
+    /// Puts another definition in force.
+    pub(crate) fn redefine(&self, def: Arc<StreamDef>, schema: SchemaRef) {
+        *self.def.write() = Some(def);
+        *self.schema.write() = schema;
+    }
+
+    /// The schema of the newest rows.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        self.schema.read().clone()
+    }
+
+    /// Follows the decoder.
+    pub(crate) fn set_schema(&self, schema: &SchemaRef) {
+        if !Arc::ptr_eq(&self.schema.read(), schema) {
+            *self.schema.write() = schema.clone();
+        }
+    }
+
+    /// Up to where the table is complete for this node.
+    pub(crate) fn sealed(&self) -> Seq {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// The table has become complete up to `seq`.
+    pub(crate) fn set_sealed(&self, seq: Seq) {
+        self.sealed.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// Sealed and unsealed rows at one moment. The tail is read first: a seal in between makes rows appear in
+    /// both, and what the table covers is then dropped from the tail.
+    pub(crate) fn snapshot(&self) -> RawSnapshot {
+        let tail = {
+            let tail = self.tail.read();
+            tail.after(&iot_schemas::position::Frontier::empty())
+        };
+        let schema = self.schema();
+        let sealed = self.table.snapshot();
+        let frontier = sealed.frontier().clone();
+        let tail = tail.into_iter().filter(|batch| !frontier.covers(&batch.node, batch.last_seq)).collect();
+        RawSnapshot { schema, sealed, tail }
+    }
+
+    pub(crate) fn count(&self, events: u64, dead: u64) {
+        self.events.fetch_add(events, Ordering::Relaxed);
+        self.dead.fetch_add(dead, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,324 @@
+//! The thread that makes messages durable: what waits is one group, one frame, one fsync.
+//!
+//! No linger is needed: while one group is being synced the next one gathers. A group that cannot be written
+//! (a full disk) is kept and tried again; nothing is acknowledged meanwhile, so the gateways wait.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use iot_schemas::Result;
+use iot_schemas::log::Log;
+use iot_schemas::position::Seq;
+
+use crate::config::IngestConfig;
+use crate::epoch::{Control, Work};
+use crate::group::Group;
+use crate::message::{Message, Receipt, Refused};
+use crate::redelivery::{Redelivery, fingerprint};
+use crate::stats::{Counters, add};
+use crate::wal::record::GroupWriter;
+use crate::wal::window_file;
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// How often the writer looks whether it may go on, should it miss being told.
+const GATE_CHECK: Duration = Duration::from_millis(100);
+
+/// The log and the deliveries that it holds or held.
+#[derive(Debug)]
+pub(crate) struct Wal {
+    pub(crate) log: Log,
+    pub(crate) window: Redelivery,
+    /// Whether `window` knows more than its file and cannot be rebuilt from the log once that is trimmed.
+    window_changed: bool,
+    dir: PathBuf,
+}
+
+impl Wal {
+    pub(crate) fn new(log: Log, window: Redelivery, dir: PathBuf) -> Self {
+        Self { log, window, window_changed: false, dir }
+    }
+
+    /// Remembers a delivery under `seq`.
+    pub(crate) fn remember(&mut self, client: &str, packet_id: u16, fingerprint: u64, seq: Seq) {
+        self.window.remember(client, packet_id, fingerprint, seq);
+        self.window_changed = true;
+    }
+
+    /// Frees what the log holds up to `seq`, after saving what must be remembered of it. Blocking.
+    pub(crate) fn trim(wal: &Mutex<Self>, seq: Seq) -> Result<()> {
+        let (window, dir) = {
+            let mut wal = wal.lock();
+            let up_to = wal.log.next() - 1;
+            let changed = std::mem::take(&mut wal.window_changed);
+            (changed.then(|| wal.window.encode(up_to)), wal.dir.clone())
+        };
+        if let Some(window) = window
+            && let Err(e) = window_file::save(&dir, &window)
+        {
+            wal.lock().window_changed = true;
+            return Err(e);
+        }
+        wal.lock().log.trim(seq).map(drop)
+    }
+}
+
+/// Holds the writer back while too much is unsealed, and wakes it when it must look around.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    lock: Mutex<()>,
+    changed: Condvar,
+    closing: AtomicBool,
+}
+
+impl Gate {
+    /// Something has changed: memory was freed.
+    pub(crate) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// From now on nothing is taken and nobody waits.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Waits until `pass` holds or ingest closes.
+    fn wait(&self, pass: impl Fn() -> bool) {
+        while !pass() && !self.is_closing() {
+            self.pause(GATE_CHECK);
+        }
+    }
+
+    /// Waits for `time`, or less if something changes.
+    fn pause(&self, time: Duration) {
+        let mut guard = self.lock.lock();
+        self.changed.wait_for(&mut guard, time);
+    }
+}
+
+/// What waits in front of the log.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Message(Waiting),
+    Control(Control),
+    /// Nothing more is to be written.
+    Stop,
+}
+
+/// A message whose sender waits for its receipt.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) message: Message,
+    /// Microseconds since 1970.
+    pub(crate) arrival: i64,
+    pub(crate) reply: oneshot::Sender<Result<Receipt, Refused>>,
+    /// The room that it takes up in the queue.
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+/// The writer thread's state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) wal: Arc<Mutex<Wal>>,
+    pub(crate) queue: mpsc::Receiver<Input>,
+    pub(crate) decoder: SyncSender<Work>,
+    pub(crate) config: Arc<IngestConfig>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+impl Writer {
+    /// Runs until [`Input::Stop`], or until nobody can send any more.
+    pub(crate) fn run(mut self) {
+        let mut arrived = Vec::with_capacity(self.config.group_messages);
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                if self.queue.blocking_recv_many(&mut arrived, self.config.group_messages) == 0 {
+                    return;
+                }
+                waiting.extend(arrived.drain(..));
+            }
+            self.wait_for_room();
+            match waiting.pop_front() {
+                Some(Input::Message(first)) => self.write(self.gather(first, &mut waiting)),
+                Some(Input::Control(control)) => _ = self.decoder.send(Work::Control(control)),
+                Some(Input::Stop) | None => return,
+            }
+        }
+    }
+
+    fn wait_for_room(&self) {
+        let limit = self.config.max_unsealed_bytes as i64;
+        self.gate.wait(|| self.counters.unsealed_bytes.load(Ordering::Relaxed) < limit);
+    }
+
+    /// The messages that go into one group with `first`.
+    fn gather(&self, first: Waiting, waiting: &mut VecDeque<Input>) -> Vec<Waiting> {
+        let mut bytes = first.message.bytes();
+        let mut group = vec![first];
+        while let Some(Input::Message(next)) = waiting.front() {
+            bytes += next.message.bytes();
+            if bytes > self.config.group_bytes || group.len() >= self.config.group_messages {
+                break;
+            }
+            if let Some(Input::Message(next)) = waiting.pop_front() {
+                group.push(next);
+            }
+        }
+        group
+    }
+
+    /// Numbers the messages, makes them durable, answers, and hands the group on.
+    fn write(&mut self, messages: Vec<Waiting>) {
+        let Draft { first, frame, answers } = self.number(messages);
+        let count = frame.count();
+        let body = frame.finish();
+        if count > 0 && !self.make_durable(count, first, &body) {
+            answers.into_iter().for_each(|answer| _ = answer.reply.send(Err(Refused::Closed)));
+            return;
+        }
+        self.answer(answers);
+        if count > 0 {
+            let last = first + count - 1;
+            add(&self.counters.messages, count);
+            self.counters.last_seq.store(last, Ordering::Relaxed);
+            // The decoder outlives the writer, unless it has panicked; the group is in the log in any case.
+            _ = self.decoder.send(Work::Group(Group { first, last, body }));
+        }
+    }
+
+    fn number(&self, messages: Vec<Waiting>) -> Draft {
+        let wal = self.wal.lock();
+        let mut draft = Draft::new(&self.config, wal.log.next());
+        messages.into_iter().for_each(|waiting| draft.add(waiting, &wal.window));
+        draft
+    }
+
+    /// Appends and syncs, again and again until it works. `false` if ingest closes before it does.
+    fn make_durable(&self, count: u64, first: Seq, body: &[u8]) -> bool {
+        let mut pause = FIRST_RETRY;
+        loop {
+            match self.append(count, first, body) {
+                Ok(()) => {
+                    self.counters.log_trouble.lock().take();
+                    return true;
+                }
+                Err(e) => {
+                    add(&self.counters.log_failures, 1);
+                    tracing::error!("the log cannot be written, nothing is acknowledged: {e}");
+                    *self.counters.log_trouble.lock() = Some(format!("the log cannot be written: {e}"));
+                }
+            }
+            if self.gate.is_closing() {
+                return false;
+            }
+            self.gate.pause(pause);
+            pause = (pause * 2).min(LAST_RETRY);
+        }
+    }
+
+    fn append(&self, count: u64, first: Seq, body: &[u8]) -> Result<()> {
+        let mut wal = self.wal.lock();
+        let at = wal.log.append(count, body)?;
+        debug_assert_eq!(at, first, "only this thread appends");
+        wal.log.sync()?;
+        add(&self.counters.groups, 1);
+        add(&self.counters.fsyncs, 1);
+        add(&self.counters.bytes, body.len() as u64);
+        self.counters.log_bytes.store(wal.log.bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn answer(&self, answers: Vec<Answer>) {
+        let mut wal = self.wal.lock();
+        for answer in &answers {
+            if let (Receipt::Stored(seq), Some(delivery)) = (answer.receipt, &answer.delivery) {
+                wal.remember(&delivery.client, delivery.packet_id, delivery.fingerprint, seq);
+            }
+        }
+        self.counters.remembered.store(wal.window.len() as u64, Ordering::Relaxed);
+        drop(wal);
+        for answer in answers {
+            if matches!(answer.receipt, Receipt::Redelivered(_)) {
+                add(&self.counters.redelivered, 1);
+            }
+            // Whoever no longer waits will send again and be told that it is a copy.
+            _ = answer.reply.send(Ok(answer.receipt));
+        }
+    }
+}
+
+/// A group before it is written.
+struct Draft {
+    first: Seq,
+    frame: GroupWriter,
+    answers: Vec<Answer>,
+}
+
+/// What a sender will be told once the group is durable.
+struct Answer {
+    receipt: Receipt,
+    delivery: Option<Labelled>,
+    reply: oneshot::Sender<Result<Receipt, Refused>>,
+    _room: OwnedSemaphorePermit,
+}
+
+struct Labelled {
+    client: String,
+    packet_id: u16,
+    fingerprint: u64,
+}
+
+impl Draft {
+    fn new(config: &IngestConfig, first: Seq) -> Self {
+        Self { first, frame: GroupWriter::new(config.max_payload_bytes), answers: Vec::new() }
+    }
+
+    /// Numbers a message, unless it is a copy of one that is durable or in this very group.
+    fn add(&mut self, waiting: Waiting, window: &Redelivery) {
+        let Waiting { message, arrival, reply, _room } = waiting;
+        let print = message.delivery.as_ref().map(|_| fingerprint(&message.topic, &message.payload));
+        let known = match (&message.delivery, print) {
+            (Some(delivery), Some(print)) if delivery.dup => window
+                .lookup(&delivery.client, delivery.packet_id, print)
+                .or_else(|| self.in_this_group(&delivery.client, delivery.packet_id, print)),
+            _ => None,
+        };
+        let receipt = match known {
+            Some(seq) => Receipt::Redelivered(seq),
+            None => {
+                self.frame.push(&message, arrival);
+                Receipt::Stored(self.first + self.frame.count() - 1)
+            }
+        };
+        let delivery = message.delivery.zip(print).map(|(delivery, fingerprint)| Labelled {
+            client: delivery.client,
+            packet_id: delivery.packet_id,
+            fingerprint,
+        });
+        self.answers.push(Answer { receipt, delivery, reply, _room });
+    }
+
+    fn in_this_group(&self, client: &str, packet_id: u16, print: u64) -> Option<Seq> {
+        let same = |label: &Labelled| {
+            label.packet_id == packet_id && label.fingerprint == print && label.client == client
+        };
+        self.answers.iter().rev().find_map(|answer| match answer.receipt {
+            Receipt::Stored(seq) if answer.delivery.as_ref().is_some_and(same) => Some(seq),
+            _ => None,
+        })
+    }
+}

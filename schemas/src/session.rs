@@ -1,0 +1,39 @@
+//! The query sessions of the platform: one configuration, one set of functions.
+
+use std::sync::Arc;
+
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::functions::scalar_functions;
+
+/// A session with our functions that runs in `partitions` parallel parts within the memory of `runtime`.
+///
+/// Text stays `Utf8`: tables, micro-batches and state then have one type for it, not three.
+pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_information_schema(true)
+        .with_default_catalog_and_schema("iot", "public");
+    let options = config.options_mut();
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.execution.parquet.schema_force_view_types = false;
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .build();
+    let context = SessionContext::new_with_state(state);
+    for function in scalar_functions() {
+        context.register_udf(function.as_ref().clone());
+    }
+    context
+}
+
+/// A session for planning and for work on a single micro-batch: one partition, no memory limit.
+pub fn small_context() -> SessionContext {
+    context(1, Arc::new(RuntimeEnv::default()))
+}

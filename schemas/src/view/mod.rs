@@ -1,0 +1,118 @@
+//! Views: one SQL text, compiled once, run by both layers.
+//!
+//! ```text
+//!            state_plan                merge_plan                    finish_plan
+//!  events ─────────────▶ state rows ─────────────▶ fewer state rows ─────────────▶ the view's rows
+//!          batch: raw table        compaction,               batch state ∪ speed state
+//!          speed: micro-batch      open epoch
+//! ```
+//!
+//! A [`CompiledView`] holds these three plans and the schemas between them. State rows are ordinary Arrow rows:
+//! the group keys, then one struct per aggregate. Merging is associative and commutative, so it does not matter
+//! which layer produced which row, in which order, or how often they were merged before.
+
+mod combinators;
+mod compile;
+mod run;
+pub mod storage;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::Result as DataFusionResult;
+use datafusion::datasource::MemTable;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+
+pub use combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
+pub use compile::{CompiledView, KeyColumn, source_of};
+pub use run::{BatchPlan, plan_over_batches};
+
+use crate::error::Result;
+use crate::position::{Frontier, NodeId};
+use crate::table::{Table, TableSnapshot, TableSpec};
+
+/// One view at one moment: batch state up to a frontier and speed state after it.
+#[derive(Debug, Clone)]
+pub struct ViewSnapshot {
+    /// The view.
+    pub view: Arc<CompiledView>,
+    /// The batch state; its frontier is [`TableSnapshot::frontier`].
+    pub batch: TableSnapshot,
+    /// State rows (of [`CompiledView::state_schema`]) of the positions after that frontier.
+    pub speed: Vec<RecordBatch>,
+    /// Everything up to here is in one of the two.
+    pub frontier: Frontier,
+    /// The newest event time seen, microseconds since 1970.
+    pub newest_event: Option<i64>,
+    /// Events that came later than the stream's allowed lateness.
+    pub late_events: u64,
+}
+
+/// Which of the two layers an answer draws on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// Both: the lambda equation.
+    #[default]
+    Merged,
+    /// Only what the last batch run covered.
+    Batch,
+    /// Only what came after it.
+    Speed,
+}
+
+impl ViewSnapshot {
+    /// The state rows of a layer as a plan over `(keys, states)`.
+    pub async fn states(&self, layer: Layer) -> Result<LogicalPlan> {
+        let batch = match layer {
+            Layer::Merged | Layer::Batch if self.batch.file_count() > 0 => {
+                Some(self.view.stored_states(self.batch.provider().await?)?)
+            }
+            _ => None,
+        };
+        let speed = match layer {
+            Layer::Batch => Vec::new(),
+            Layer::Merged | Layer::Speed => self.speed.clone(),
+        };
+        let speed = states_in_memory(self.view.state_schema(), speed)?;
+        Ok(match batch {
+            Some(batch) if layer == Layer::Batch => batch,
+            Some(batch) => LogicalPlanBuilder::from(batch).union(speed)?.build()?,
+            None => speed,
+        })
+    }
+
+    /// The rows of the view as a layer sees them: the lambda equation as a plan.
+    pub async fn rows(&self, layer: Layer) -> Result<LogicalPlan> {
+        self.view.finish_plan(self.states(layer).await?)
+    }
+}
+
+/// Opens the table of a view's batch state. State of another definition is discarded: it is in raw.
+pub async fn open_table(store: &crate::table::Store, view: &CompiledView, nodes: Vec<NodeId>) -> Result<Table> {
+    let spec = TableSpec {
+        path: crate::layout::view_path(view.name()),
+        schema: view.storage_schema().clone(),
+        partition_by: Vec::new(),
+        stats_columns: view.keys().iter().map(|key| key.name.clone()).collect(),
+        nodes,
+    };
+    let table = Table::open(store, spec).await?;
+    let snapshot = table.snapshot();
+    let known = snapshot.definition();
+    if known.is_none_or(|definition| definition != view.fingerprint()) {
+        table.reset(view.storage_schema(), view.fingerprint()).await?;
+    }
+    Ok(table)
+}
+
+/// State rows in memory as a plan.
+pub fn states_in_memory(schema: &SchemaRef, batches: Vec<RecordBatch>) -> DataFusionResult<LogicalPlan> {
+    let table = MemTable::try_new(schema.clone(), vec![batches])?;
+    let source = datafusion::datasource::provider_as_source(Arc::new(table));
+    LogicalPlanBuilder::scan("states", source, None)?.project(crate::view::compile::columns(schema))?.build()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! What the engine needs to go on after a crash: the rules' instances at an exact position, in one file.
+//!
+//! The file is replaced atomically. The log is trimmed only up to its position, so whatever came later is
+//! replayed. A file that is damaged or of another version is set aside; alerts then begin anew from the log.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use iot_schemas::position::Frontier;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::progress::StreamProgress;
+use crate::rules::RulesCheckpoint;
+
+/// The engine's durable state.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    /// Everything up to here is in `rules`.
+    pub(crate) frontier: Frontier,
+    pub(crate) rules: RulesCheckpoint,
+    pub(crate) progress: BTreeMap<String, StreamProgress>,
+}
+
+/// Writes the file so that it is there whole or not at all.
+pub(crate) fn save(path: &Path, saved: &Saved) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let body = serde_json::to_vec(saved)?;
+        let temporary = path.with_extension("tmp");
+        let mut file = File::create(&temporary)?;
+        writeln!(file, "iot-checkpoint 1 {:08x}", crc32fast::hash(&body))?;
+        file.write_all(&body)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|e| iot_schemas::Error::io(format!("writing {}", path.display()), e).into())
+}
+
+/// Reads the file; `None` if there is none that can be used.
+pub(crate) fn load(path: &Path) -> Result<Option<Saved>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(iot_schemas::Error::io(format!("reading {}", path.display()), e).into()),
+    };
+    let saved = parse(&bytes);
+    if saved.is_none() {
+        tracing::warn!(path = %path.display(), "the checkpoint of the rules cannot be read; alerts begin anew");
+        let _ = fs::rename(path, path.with_extension("damaged"));
+    }
+    Ok(saved)
+}
+
+fn parse(bytes: &[u8]) -> Option<Saved> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    let head = std::str::from_utf8(&bytes[..end]).ok()?;
+    let checksum = head.strip_prefix("iot-checkpoint 1 ")?;
+    let body = &bytes[end + 1..];
+    (u32::from_str_radix(checksum, 16).ok()? == crc32fast::hash(body)).then_some(())?;
+    serde_json::from_slice(body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::RuleSet;
+
+    #[test]
+    fn a_damaged_checkpoint_is_set_aside() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("rules.ckpt");
+        let frontier: Frontier = [("n".into(), 7)].into_iter().collect();
+        let rules = RuleSet::default().checkpoint();
+        save(&path, &Saved { frontier: frontier.clone(), rules, progress: BTreeMap::new() }).expect("saved");
+        assert_eq!(load(&path).expect("reads").expect("there").frontier, frontier);
+        let mut bytes = fs::read(&path).expect("reads");
+        let last = bytes.len() - 2;
+        bytes[last] ^= 1;
+        fs::write(&path, bytes).expect("writes");
+        assert!(load(&path).expect("reads").is_none());
+        assert!(!path.exists() && path.with_extension("damaged").exists());
+    }
+}

@@ -1,0 +1,467 @@
+//! The engine: the one loop that turns durable log groups into view state and alerts, in log order.
+
+mod watch;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::SchemaRef;
+use iot_schemas::alert::Transition;
+use iot_schemas::batch::Views;
+use iot_schemas::catalog::{RuleDef, ViewDef};
+use iot_schemas::clock::Clock;
+use iot_schemas::layout::DEVICE_ID;
+use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
+use iot_schemas::position::{Frontier, NodeId, Seq};
+use iot_schemas::raw::{Checkpoint, RawStreams};
+use iot_schemas::table::{Store, Table};
+use iot_schemas::view::{CompiledView, ViewSnapshot, open_table, source_of};
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::alert_log::AlertLog;
+use crate::checkpoint_file::{self, Saved};
+use crate::error::Result;
+use crate::hot::HotRows;
+use crate::live_view::LiveView;
+use crate::progress::StreamProgress;
+use crate::rules::{GroupPosition, RuleSet};
+
+/// Changes to the catalog that wait for the engine.
+const COMMAND_QUEUE: usize = 64;
+/// Devices that are counted at most.
+const MAX_DEVICES: usize = 1_000_000;
+/// The wait before a failed write to the alert log or the checkpoint is tried again; it doubles up to 5 s.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Where the engine keeps what it must not forget.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The ingest node whose log it follows.
+    pub node: NodeId,
+    /// The file with the rules' state.
+    pub checkpoint_path: PathBuf,
+    /// Where the tables of batch state are.
+    pub store: Store,
+}
+
+/// The speed layer as readers see it.
+#[derive(Debug)]
+pub struct SpeedLayer {
+    views: RwLock<BTreeMap<Arc<str>, Arc<LiveView>>>,
+    progress: RwLock<BTreeMap<Arc<str>, StreamProgress>>,
+    processed: tokio::sync::watch::Sender<Frontier>,
+    commands: mpsc::Sender<Command>,
+    counters: Counters,
+    /// Hashes of the devices seen since the start, up to a bound.
+    devices: Mutex<HashSet<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    groups: AtomicU64,
+    events: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What the speed layer has done and holds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SpeedStats {
+    /// Log groups taken in.
+    pub groups: u64,
+    /// Events taken in.
+    pub events: u64,
+    /// Steps that failed and were left out or tried again; the log says why.
+    pub failures: u64,
+    /// Everything up to here has been taken in.
+    pub processed: Frontier,
+    /// State rows in memory, all views together.
+    pub state_rows: usize,
+    /// Their bytes.
+    pub state_bytes: usize,
+}
+
+enum Command {
+    PutView(Arc<ViewDef>, oneshot::Sender<Result<()>>),
+    RemoveView(String, oneshot::Sender<Result<()>>),
+    PutRule(Arc<RuleDef>, oneshot::Sender<Result<()>>),
+    RemoveRule(String, oneshot::Sender<Result<()>>),
+}
+
+impl SpeedLayer {
+    /// Puts a view in force. Its state of what the batch state does not cover is computed from raw; answers
+    /// are complete once this returns.
+    pub async fn put_view(&self, def: Arc<ViewDef>) -> Result<()> {
+        self.ask(|reply| Command::PutView(def, reply)).await
+    }
+
+    /// Takes a view out of force. Its batch state stays on the store.
+    pub async fn remove_view(&self, name: &str) -> Result<()> {
+        self.ask(|reply| Command::RemoveView(name.to_owned(), reply)).await
+    }
+
+    /// Puts a rule in force for the events that come from now on.
+    pub async fn put_rule(&self, def: Arc<RuleDef>) -> Result<()> {
+        self.ask(|reply| Command::PutRule(def, reply)).await
+    }
+
+    /// Takes a rule out of force; its alerts end.
+    pub async fn remove_rule(&self, name: &str) -> Result<()> {
+        self.ask(|reply| Command::RemoveRule(name.to_owned(), reply)).await
+    }
+
+    /// Waits until everything up to `frontier` has been taken in.
+    pub async fn caught_up_with(&self, frontier: &Frontier) {
+        let mut processed = self.processed.subscribe();
+        let _ = processed.wait_for(|processed| processed.covers_all(frontier)).await;
+    }
+
+    /// The event-time progress of a stream.
+    pub fn progress(&self, stream: &str) -> StreamProgress {
+        self.progress.read().get(stream).cloned().unwrap_or_default()
+    }
+
+    /// How many devices have sent something since the start; counted up to a million.
+    pub fn device_count(&self) -> usize {
+        self.devices.lock().len()
+    }
+
+    /// What it has done and holds.
+    pub fn stats(&self) -> SpeedStats {
+        let sizes = self.views.read().values().map(|view| view.size()).collect::<Vec<_>>();
+        SpeedStats {
+            groups: self.counters.groups.load(Ordering::Relaxed),
+            events: self.counters.events.load(Ordering::Relaxed),
+            failures: self.counters.failures.load(Ordering::Relaxed),
+            processed: self.processed.borrow().clone(),
+            state_rows: sizes.iter().map(|size| size.0).sum(),
+            state_bytes: sizes.iter().map(|size| size.1).sum(),
+        }
+    }
+
+    fn note_devices(&self, rows: &arrow::record_batch::RecordBatch) {
+        let Some(ids) = rows.column_by_name(DEVICE_ID).and_then(|column| column.as_string_opt::<i32>()) else { return };
+        let mut devices = self.devices.lock();
+        let mut previous = None;
+        for id in ids.iter().flatten() {
+            if previous != Some(id) && devices.len() < MAX_DEVICES {
+                let mut hasher = DefaultHasher::new();
+                id.hash(&mut hasher);
+                devices.insert(hasher.finish());
+            }
+            previous = Some(id);
+        }
+    }
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || iot_schemas::Error::invalid("the server is shutting down");
+        self.commands.send(command(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    fn live(&self, view: &str) -> iot_schemas::Result<Arc<LiveView>> {
+        self.views.read().get(view).cloned().ok_or_else(|| iot_schemas::Error::NotFound {
+            kind: "view",
+            name: view.to_owned(),
+            hint: "; `iotctl get views` lists them".to_owned(),
+        })
+    }
+}
+
+impl Views for SpeedLayer {
+    fn names(&self) -> Vec<Arc<str>> {
+        self.views.read().keys().cloned().collect()
+    }
+
+    fn snapshot(&self, view: &str) -> iot_schemas::Result<ViewSnapshot> {
+        let live = self.live(view)?;
+        let mut snapshot = live.snapshot();
+        let progress = self.progress(live.view().stream());
+        snapshot.newest_event = progress.newest_event;
+        snapshot.late_events = progress.late_events;
+        Ok(snapshot)
+    }
+
+    fn compiled(&self, view: &str) -> iot_schemas::Result<(Arc<CompiledView>, Arc<Table>)> {
+        let live = self.live(view)?;
+        Ok((live.view().clone(), live.table().clone()))
+    }
+
+    fn batch_committed(&self, view: &str) {
+        if let Ok(live) = self.live(view) {
+            live.drop_covered();
+        }
+    }
+}
+
+/// The speed layer's loop. Make it, put views and rules in force, restore, then [`Engine::run`] it.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    shared: Arc<SpeedLayer>,
+    raw: Arc<dyn RawStreams>,
+    alerts: Arc<AlertLog>,
+    checkpoint: Arc<Checkpoint>,
+    clock: Clock,
+    commands: mpsc::Receiver<Command>,
+    rules: RuleSet,
+    /// Rules have seen everything up to here; after a crash this is ahead of what is replayed.
+    ruled: Frontier,
+    hot: HashMap<Arc<str>, HotRows>,
+    processed: Frontier,
+    /// Ends of epochs that may not be sealed yet.
+    ends: VecDeque<(NodeId, Seq)>,
+    schemas: HashMap<Arc<str>, SchemaRef>,
+}
+
+impl Engine {
+    /// An engine without views and rules.
+    pub fn new(
+        config: EngineConfig,
+        raw: Arc<dyn RawStreams>,
+        alerts: Arc<AlertLog>,
+        checkpoint: Arc<Checkpoint>,
+        clock: Clock,
+    ) -> (Self, Arc<SpeedLayer>) {
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
+        let shared = Arc::new(SpeedLayer {
+            views: RwLock::default(),
+            progress: RwLock::default(),
+            processed: tokio::sync::watch::Sender::new(Frontier::empty()),
+            commands: sender,
+            counters: Counters::default(),
+            devices: Mutex::default(),
+        });
+        let engine = Self {
+            config,
+            shared: shared.clone(),
+            raw,
+            alerts,
+            checkpoint,
+            clock,
+            commands,
+            rules: RuleSet::default(),
+            ruled: Frontier::empty(),
+            hot: HashMap::new(),
+            processed: Frontier::empty(),
+            ends: VecDeque::new(),
+            schemas: HashMap::new(),
+        };
+        (engine, shared)
+    }
+
+    /// Takes up the rules' state where the last process left it. Call it after all rules have been put.
+    pub fn restore(&mut self) -> Result<()> {
+        if let Some(saved) = checkpoint_file::load(&self.config.checkpoint_path)? {
+            let progress = saved.progress.into_iter().map(|(name, progress)| (Arc::from(name), progress));
+            *self.shared.progress.write() = progress.collect();
+            let at = self.position(saved.frontier.get(&self.config.node), "");
+            let ended = self.rules.restore(saved.rules, &at)?;
+            self.ruled = saved.frontier;
+            self.alerts.append(ended)?;
+        }
+        self.processed.join(&self.ruled);
+        self.shared.processed.send_replace(self.processed.clone());
+        for (node, seq) in self.ruled.iter() {
+            self.checkpoint.advance(node, seq);
+        }
+        Ok(())
+    }
+
+    /// Runs until the line has ended. Every event is durable when it comes in, so nothing is lost by stopping.
+    pub async fn run(mut self, mut line: mpsc::Receiver<LineEvent>) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(command) = self.commands.recv() => self.obey(command).await,
+                event = line.recv() => match event {
+                    Some(LineEvent::Group(group)) => self.take(group).await,
+                    Some(LineEvent::EpochEnd { node, seq }) => self.end_epoch(node, seq).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        // Whoever asked may have gone away; the change is made all the same.
+        let _ = match command {
+            Command::PutView(def, reply) => reply.send(self.put_view(def).await),
+            Command::RemoveView(name, reply) => reply.send(self.remove_view(&name)),
+            Command::PutRule(def, reply) => {
+                let done = self.put_rule(def).await;
+                reply.send(if done.is_ok() { self.save().await } else { done })
+            }
+            Command::RemoveRule(name, reply) => {
+                let at = self.position(self.processed.get(&self.config.node), "");
+                let ended = self.rules.remove(&name, &at);
+                self.record(ended).await;
+                reply.send(self.save().await)
+            }
+        };
+    }
+
+    /// Puts a view in force; see [`SpeedLayer::put_view`].
+    pub async fn put_view(&mut self, def: Arc<ViewDef>) -> Result<()> {
+        let stream = source_of(&def)?;
+        if self.raw.definition(&stream).is_none() {
+            let known: Vec<String> = self.raw.names().iter().map(ToString::to_string).collect();
+            let hint = format!(" (view `{}` reads it); the streams are: {}", def.name, known.join(", "));
+            return Err(iot_schemas::Error::NotFound { kind: "stream", name: stream, hint }.into());
+        }
+        let raw = self.raw.snapshot(&stream)?;
+        let view = Arc::new(CompiledView::compile(def, &stream, &raw.schema).await?);
+        let name: Arc<str> = view.name().into();
+        let table = Arc::new(open_table(&self.config.store, &view, vec![self.config.node.clone()]).await?);
+        let live = Arc::new(LiveView::new(view, table).await?);
+        live.seed(&raw, &self.processed, self.ends.make_contiguous()).await?;
+        self.shared.views.write().insert(name.clone(), live);
+        self.hot.remove(&name);
+        if self.rules.watches(&name) {
+            let target = self.target(&name)?;
+            self.retarget(target).await;
+        }
+        Ok(())
+    }
+
+    fn remove_view(&mut self, name: &str) -> Result<()> {
+        if let Some(rule) = self.rules.definitions_on(name).first() {
+            let why = format!("view `{name}` is watched by rule `{}`; delete the rule first", rule.name);
+            return Err(iot_schemas::Error::invalid(why).into());
+        }
+        self.shared.views.write().remove(name);
+        self.hot.remove(name);
+        Ok(())
+    }
+
+    /// Takes in one durable group.
+    async fn take(&mut self, group: LogGroup) {
+        let mut found = Vec::new();
+        let at_rules = !self.ruled.covers(&group.node, group.last_seq);
+        for batch in &group.batches {
+            self.note_schema(batch).await;
+            if at_rules {
+                self.observe(batch);
+                let at = self.position(group.last_seq, &batch.stream);
+                found.extend(self.rules.evaluate(&batch.stream, &batch.rows, &at));
+                found.extend(self.rules.advance(&batch.stream, &at));
+            }
+            for live in self.views_on(&batch.stream) {
+                match self.take_into(&live, batch, at_rules).await {
+                    Ok(transitions) => found.extend(transitions),
+                    Err(e) => self.failed(&format!("view `{}`", live.view().name()), &e),
+                }
+            }
+        }
+        for live in self.shared.views.read().values() {
+            live.skip_to(&group.node, group.last_seq);
+        }
+        self.record(found).await;
+        self.ruled.advance(&group.node, group.last_seq);
+        self.processed.advance(&group.node, group.last_seq);
+        self.shared.processed.send_replace(self.processed.clone());
+        let events: usize = group.batches.iter().map(|batch| batch.rows.num_rows()).sum();
+        self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.events.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    /// Updates a view's state and evaluates the rules on the rows that have changed.
+    async fn take_into(&mut self, live: &Arc<LiveView>, batch: &MicroBatch, at_rules: bool) -> Result<Vec<Transition>> {
+        let states = live.apply(batch).await?;
+        let name: Arc<str> = live.view().name().into();
+        if !at_rules || !self.rules.watches(&name) {
+            return Ok(Vec::new());
+        }
+        // A view may have been seeded with events that its rules have not seen (a crash after the checkpoint):
+        // then the states are in the merged view and looked up from there.
+        let Some(states) = states else { return Ok(Vec::new()) };
+        let mut hot = match self.hot.remove(&name) {
+            Some(hot) => hot,
+            None => HotRows::new(live.view())?,
+        };
+        let changed = hot.update(live, &states).await?;
+        self.hot.insert(name.clone(), hot);
+        let Some(changed) = changed else { return Ok(Vec::new()) };
+        let rows = live.finish(changed).await?;
+        let at = self.position(batch.last_seq, &batch.stream);
+        let mut found = self.rules.evaluate(&name, &rows, &at);
+        found.extend(self.rules.advance(&name, &at));
+        Ok(found)
+    }
+
+    async fn end_epoch(&mut self, node: NodeId, seq: Seq) {
+        for live in self.all_views() {
+            if let Err(e) = live.close_epoch(&node, seq).await {
+                self.failed(&format!("view `{}`", live.view().name()), &e);
+            }
+        }
+        self.ends.push_back((node.clone(), seq));
+        while self.ends.len() > 1024 {
+            self.ends.pop_front();
+        }
+        self.ruled.advance(&node, seq);
+        let mut wait = FIRST_RETRY;
+        while let Err(e) = self.save().await {
+            self.failed("the checkpoint of the rules", &e);
+            tokio::time::sleep(wait).await;
+            wait = LAST_RETRY.min(wait * 2);
+        }
+        self.checkpoint.advance(&node, seq);
+    }
+
+    fn observe(&mut self, batch: &MicroBatch) {
+        let lateness = self.raw.definition(&batch.stream).and_then(|def| def.allowed_lateness);
+        let lateness = lateness.map_or(0, |lateness| lateness.as_micros() as i64);
+        let mut progress = self.shared.progress.write();
+        progress.entry(batch.stream.clone()).or_default().observe(&batch.rows, lateness);
+        drop(progress);
+        self.shared.note_devices(&batch.rows);
+    }
+
+    /// Records transitions, however long it takes: until then nothing else happens, and the log waits.
+    async fn record(&mut self, transitions: Vec<Transition>) {
+        if transitions.is_empty() {
+            return;
+        }
+        let mut wait = FIRST_RETRY;
+        while let Err(e) = self.alerts.append(transitions.clone()) {
+            self.failed("the alert log", &e);
+            tokio::time::sleep(wait).await;
+            wait = LAST_RETRY.min(wait * 2);
+        }
+    }
+
+    async fn save(&mut self) -> Result<()> {
+        let progress = self.shared.progress.read();
+        let progress = progress.iter().map(|(name, progress)| (name.to_string(), progress.clone()));
+        let saved = Saved { frontier: self.ruled.clone(), rules: self.rules.checkpoint(), progress: progress.collect() };
+        checkpoint_file::save(&self.config.checkpoint_path, &saved)
+    }
+
+    fn all_views(&self) -> Vec<Arc<LiveView>> {
+        self.shared.views.read().values().cloned().collect()
+    }
+
+    fn views_on(&self, stream: &str) -> Vec<Arc<LiveView>> {
+        self.shared.views.read().values().filter(|live| &**live.view().stream() == stream).cloned().collect()
+    }
+
+    fn position(&self, seq: Seq, stream: &str) -> GroupPosition {
+        let recorded_at = self.clock.now_micros();
+        let now = self.shared.progress(stream).newest_event.unwrap_or(recorded_at);
+        GroupPosition { node: self.config.node.clone(), seq, recorded_at, now }
+    }
+
+    fn failed(&self, what: &str, error: &crate::Error) {
+        self.shared.counters.failures.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("{what}: {error}");
+    }
+}

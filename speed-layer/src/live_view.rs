@@ -1,0 +1,245 @@
+//! One view's speed state: state rows in memory for the positions after the batch frontier.
+//!
+//! State is kept by *epoch*, the stretch of positions that one seal of the raw table covers. A batch run covers
+//! whole epochs, so when it commits, exactly the epochs that it covers are dropped. Within the open epoch state
+//! is merged as it grows, so that memory follows the number of groups and not the number of events.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use arrow::record_batch::RecordBatch;
+use iot_schemas::micro_batch::MicroBatch;
+use iot_schemas::position::{Frontier, NodeId, Seq};
+use iot_schemas::raw::RawSnapshot;
+use iot_schemas::session::{context, small_context};
+use iot_schemas::table::{Table, cast_to};
+use iot_schemas::view::{BatchPlan, CompiledView, ViewSnapshot, plan_over_batches};
+use parking_lot::RwLock;
+
+use crate::error::Result;
+
+/// The open epoch is merged once it holds this many unmerged batches and they are not dwarfed by what is merged.
+const MERGE_AFTER_BATCHES: usize = 32;
+/// ... or this many, whatever their size.
+const MERGE_AT_LATEST: usize = 256;
+
+/// A view with its speed state.
+#[derive(Debug)]
+pub struct LiveView {
+    view: Arc<CompiledView>,
+    table: Arc<Table>,
+    state: BatchPlan,
+    merge: BatchPlan,
+    finish: BatchPlan,
+    live: RwLock<Live>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    epochs: VecDeque<Epoch>,
+    /// Everything up to here is in the batch state or in `epochs`.
+    position: Frontier,
+}
+
+/// The state of one stretch of positions of one node.
+#[derive(Debug)]
+struct Epoch {
+    node: NodeId,
+    /// The last position; `None` while the epoch is open.
+    end: Option<Seq>,
+    /// State rows; the first `merged` batches have one row per group.
+    states: Vec<RecordBatch>,
+    merged: usize,
+}
+
+impl LiveView {
+    /// A view without speed state. [`Self::seed`] comes next.
+    pub async fn new(view: Arc<CompiledView>, table: Arc<Table>) -> Result<Self> {
+        let session = small_context();
+        let state = plan_over_batches(&session, view.input_schema(), |rows| view.state_plan(rows)).await?;
+        let merge = plan_over_batches(&session, view.state_schema(), |rows| view.merge_plan(rows)).await?;
+        let finish = plan_over_batches(&session, view.state_schema(), |rows| view.finish_plan(rows)).await?;
+        Ok(Self { view, table, state, merge, finish, live: RwLock::default() })
+    }
+
+    /// The view's plans.
+    pub fn view(&self) -> &Arc<CompiledView> {
+        &self.view
+    }
+
+    /// The table of its batch state.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Computes the state of what the batch state does not cover, from raw: the sealed rows in one go, and those
+    /// in the tail that are not after `processed`, epoch by epoch (`ends` are the ends of epochs known so far).
+    pub async fn seed(&self, raw: &RawSnapshot, processed: &Frontier, ends: &[(NodeId, Seq)]) -> Result<()> {
+        let covered = self.table.snapshot().frontier().clone();
+        let sealed = raw.sealed.frontier().clone();
+        let mut live = Live { epochs: VecDeque::new(), position: covered.clone() };
+        live.position.join(&sealed);
+        if !covered.covers_all(&sealed)
+            && let Some(events) = raw.sealed_between(&covered, Some(&sealed)).await?
+        {
+            let session = context(2, small_context().runtime_env());
+            let plan = self.view.state_plan(project_to(events, &self.view)?)?;
+            let states = session.execute_logical_plan(plan).await?.collect().await?;
+            for (node, end) in sealed.iter() {
+                // State does not say which node it came from; a frontier of several nodes is covered as a whole.
+                live.epochs.push_back(Epoch { node: node.clone(), end: Some(end), states: Vec::new(), merged: 0 });
+            }
+            if let Some(last) = live.epochs.back_mut() {
+                last.states = states;
+            }
+        }
+        *self.live.write() = live;
+        let mut ends = ends.iter().filter(|(node, end)| !sealed.covers(node, *end)).peekable();
+        for batch in raw.tail.iter().filter(|batch| processed.covers(&batch.node, batch.last_seq)) {
+            while let Some((node, end)) = ends.next_if(|(_, end)| *end < batch.first_seq) {
+                self.close_epoch(node, *end).await?;
+            }
+            self.apply(batch).await?;
+        }
+        for (node, end) in ends {
+            self.close_epoch(node, *end).await?;
+        }
+        self.live.write().position.join(processed);
+        Ok(())
+    }
+
+    /// Takes in the events of one group and returns their state rows; `None` if they are in already.
+    pub async fn apply(&self, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
+        if self.live.read().position.covers(&batch.node, batch.last_seq) {
+            return Ok(None);
+        }
+        let rows = cast_to(&batch.rows, self.view.input_schema())?;
+        let states = self.state.run(vec![rows]).await?;
+        let crowded = {
+            let mut live = self.live.write();
+            let epoch = live.open_epoch(&batch.node);
+            epoch.states.extend(states.iter().filter(|s| s.num_rows() > 0).cloned());
+            let crowded = epoch.is_crowded();
+            live.position.advance(&batch.node, batch.last_seq);
+            crowded
+        };
+        if crowded {
+            self.merge_open_epoch(&batch.node).await?;
+        }
+        Ok(Some(states))
+    }
+
+    /// Notes that a group without events for this view has passed.
+    pub fn skip_to(&self, node: &NodeId, seq: Seq) {
+        self.live.write().position.advance(node, seq);
+    }
+
+    /// Ends the open epoch of `node`.
+    pub async fn close_epoch(&self, node: &NodeId, end: Seq) -> Result<()> {
+        self.merge_open_epoch(node).await?;
+        let mut live = self.live.write();
+        if let Some(epoch) = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node) {
+            epoch.end = Some(end);
+        }
+        Ok(())
+    }
+
+    /// Drops the epochs that the batch state covers now.
+    pub fn drop_covered(&self) {
+        let frontier = self.table.snapshot().frontier().clone();
+        self.live.write().epochs.retain(|epoch| !epoch.covered_by(&frontier));
+    }
+
+    /// Speed state first, then batch state, then away with what both have: in that order no moment exists at
+    /// which an event is in neither or in both.
+    pub fn snapshot(&self) -> ViewSnapshot {
+        let (epochs, position) = {
+            let live = self.live.read();
+            let epochs: Vec<(NodeId, Option<Seq>, Vec<RecordBatch>)> =
+                live.epochs.iter().map(|e| (e.node.clone(), e.end, e.states.clone())).collect();
+            (epochs, live.position.clone())
+        };
+        let batch = self.table.snapshot();
+        let covered = batch.frontier();
+        let speed = epochs
+            .into_iter()
+            .filter(|(node, end, _)| end.is_none_or(|end| !covered.covers(node, end)))
+            .flat_map(|(_, _, states)| states)
+            .collect();
+        let mut frontier = position;
+        frontier.join(covered);
+        ViewSnapshot { view: self.view.clone(), batch, speed, frontier, newest_event: None, late_events: 0 }
+    }
+
+    /// Merges state rows to one per group.
+    pub async fn merge(&self, states: Vec<RecordBatch>) -> Result<RecordBatch> {
+        let merged = self.merge.run(states).await?;
+        Ok(concat_batches(self.view.state_schema(), &merged)?)
+    }
+
+    /// Turns state rows, one per group, into the view's rows.
+    pub async fn finish(&self, states: RecordBatch) -> Result<RecordBatch> {
+        let rows = self.finish.run(vec![states]).await?;
+        Ok(concat_batches(self.view.output_schema(), &rows)?)
+    }
+
+    /// State rows and bytes in memory.
+    pub fn size(&self) -> (usize, usize) {
+        let live = self.live.read();
+        let batches = live.epochs.iter().flat_map(|epoch| &epoch.states);
+        batches.fold((0, 0), |(rows, bytes), b| (rows + b.num_rows(), bytes + b.get_array_memory_size()))
+    }
+
+    async fn merge_open_epoch(&self, node: &NodeId) -> Result<()> {
+        let states = {
+            let live = self.live.read();
+            match live.epochs.iter().find(|e| e.end.is_none() && e.node == *node) {
+                Some(epoch) if epoch.states.len() > epoch.merged => epoch.states.clone(),
+                _ => return Ok(()),
+            }
+        };
+        // Only the engine adds to the open epoch, and the engine is here: nothing has come in between.
+        let merged = self.merge.run(states).await?;
+        let mut live = self.live.write();
+        let epoch = live.open_epoch(node);
+        epoch.merged = merged.len();
+        epoch.states = merged;
+        Ok(())
+    }
+}
+
+/// Only the columns that the view reads.
+fn project_to(
+    events: datafusion::logical_expr::LogicalPlan,
+    view: &CompiledView,
+) -> Result<datafusion::logical_expr::LogicalPlan> {
+    use datafusion::common::Column;
+    use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+    let columns = view.input_schema().fields().iter().map(|f| Expr::Column(Column::new_unqualified(f.name())));
+    Ok(LogicalPlanBuilder::from(events).project(columns.collect::<Vec<_>>())?.build()?)
+}
+
+impl Live {
+    fn open_epoch(&mut self, node: &NodeId) -> &mut Epoch {
+        let open = self.epochs.iter().position(|e| e.end.is_none() && e.node == *node);
+        let index = open.unwrap_or_else(|| {
+            self.epochs.push_back(Epoch { node: node.clone(), end: None, states: Vec::new(), merged: 0 });
+            self.epochs.len() - 1
+        });
+        &mut self.epochs[index]
+    }
+}
+
+impl Epoch {
+    fn covered_by(&self, frontier: &Frontier) -> bool {
+        self.end.is_some_and(|end| frontier.covers(&self.node, end))
+    }
+
+    fn is_crowded(&self) -> bool {
+        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        let fresh = self.states.len() - self.merged;
+        fresh >= MERGE_AT_LATEST
+            || (fresh >= MERGE_AFTER_BATCHES && 2 * rows(&self.states[self.merged..]) >= rows(&self.states[..self.merged]))
+    }
+}
