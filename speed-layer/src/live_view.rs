@@ -95,15 +95,18 @@ impl LiveView {
             }
         }
         *self.live.write() = live;
-        let mut ends = ends.iter().filter(|(node, end)| !sealed.covers(node, *end)).peekable();
+        let mut ends: VecDeque<(NodeId, Seq)> =
+            ends.iter().filter(|(node, end)| !sealed.covers(node, *end)).cloned().collect();
         for batch in raw.tail.iter().filter(|batch| processed.covers(&batch.node, batch.last_seq)) {
-            while let Some((node, end)) = ends.next_if(|(_, end)| *end < batch.first_seq) {
-                self.close_epoch(node, *end).await?;
+            while ends.front().is_some_and(|(_, end)| *end < batch.first_seq) {
+                if let Some((node, end)) = ends.pop_front() {
+                    self.close_epoch(&node, end).await?;
+                }
             }
             self.apply(batch).await?;
         }
         for (node, end) in ends {
-            self.close_epoch(node, *end).await?;
+            self.close_epoch(&node, end).await?;
         }
         self.live.write().position.join(processed);
         Ok(())

@@ -118,7 +118,7 @@ impl Control for Line {
             "views": self.view_rows()?,
             "alerts": { "firing": in_state(AlertState::Firing), "pending": in_state(AlertState::Pending),
                         "latest": *self.alerts.latest().borrow() },
-            "source": self.source_status.lock().as_ref().map(|status| status()),
+            "broker": self.subscriber.lock().as_ref().map(|subscriber| subscriber.stats()),
             "problems": *self.problems.lock(),
         }))
     }
@@ -136,7 +136,11 @@ impl Control for Line {
     }
 
     fn not_ready(&self) -> Option<String> {
-        self.ingest.not_ready()
+        let broker = self.subscriber.lock().as_ref().map(|subscriber| subscriber.stats());
+        let disconnected = broker.filter(|stats| !stats.connected).map(|stats| {
+            format!("no connection to the broker: {}", stats.last_error.unwrap_or_else(|| "not yet".to_owned()))
+        });
+        self.ingest.not_ready().or(disconnected)
     }
 
     fn metrics(&self) -> Vec<(&'static str, &'static str, f64)> {

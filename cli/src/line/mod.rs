@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use iot_batch_layer::{BatchLayer, run_schedule};
+use iot_ingest::source::external::Subscriber;
 use iot_ingest::{Ingest, IngestConfig};
 use iot_schemas::batch::Views;
 use iot_schemas::catalog::Catalog;
@@ -104,8 +105,8 @@ pub struct Line {
     started: Instant,
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// What a source of messages says about itself in the status.
-    source_status: Mutex<Option<Box<dyn Fn() -> serde_json::Value + Send>>>,
+    /// The connection to an external broker, if that is where messages come from.
+    subscriber: Mutex<Option<Arc<Subscriber>>>,
     /// Held as long as the process uses the directory.
     _lock: File,
 }
@@ -168,7 +169,7 @@ impl Line {
             started: Instant::now(),
             stop: CancellationToken::new(),
             tasks,
-            source_status: Mutex::default(),
+            subscriber: Mutex::default(),
             _lock: lock,
         });
         line.start_upkeep(&config);

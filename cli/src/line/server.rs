@@ -9,7 +9,6 @@ use iot_ingest::source::embedded::{Broker, BrokerOptions};
 use iot_ingest::source::external::Subscriber;
 use iot_schemas::clock::Clock;
 use iot_serving::http::{App, HttpLimits, serve};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -124,9 +123,7 @@ async fn start_source(line: &Arc<Line>, mqtt: MqttSource) -> Result<Source> {
         }
         MqttSource::External { url, client_id } => {
             let subscriber = Arc::new(Subscriber::start(&url, &client_id, line.ingest.clone())?);
-            let shown = subscriber.clone();
-            let status = move || json!({ "kind": "external broker", "stats": shown.stats() });
-            *line.source_status.lock() = Some(Box::new(status));
+            *line.subscriber.lock() = Some(subscriber.clone());
             Ok(Source::External(subscriber))
         }
     }

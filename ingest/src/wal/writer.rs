@@ -190,13 +190,15 @@ impl Writer {
             answers.into_iter().for_each(|answer| _ = answer.reply.send(Err(Refused::Closed)));
             return;
         }
+        if count > 0 {
+            add(&self.counters.messages, count);
+            self.counters.last_seq.store(first + count - 1, Ordering::Relaxed);
+        }
         self.answer(answers);
         if count > 0 {
-            let last = first + count - 1;
-            add(&self.counters.messages, count);
-            self.counters.last_seq.store(last, Ordering::Relaxed);
+            let group = Group { first, last: first + count - 1, body };
             // The decoder outlives the writer, unless it has panicked; the group is in the log in any case.
-            _ = self.decoder.send(Work::Group(Group { first, last, body }));
+            _ = self.decoder.send(Work::Group(group));
         }
     }
 
