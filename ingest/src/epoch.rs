@@ -27,6 +27,8 @@ use crate::stream::Stream;
 use crate::wal::record::records;
 use crate::wal::writer::Wal;
 
+/// No epoch becomes larger, whatever the settings: its rows are put together in one piece.
+const MAX_EPOCH_BYTES: u64 = 1 << 30;
 /// How often the thread looks at the clock when nothing arrives.
 const IDLE_CHECK: Duration = Duration::from_millis(50);
 
@@ -149,7 +151,7 @@ impl EpochThread {
         let node = self.config.node.clone();
         let event = LogGroup { node, first_seq: group.first, last_seq: group.last, batches };
         self.tell_speed(LineEvent::Group(event));
-        if self.open.bytes >= self.config.seal_bytes as i64 {
+        if self.open.bytes >= self.config.seal_bytes.min(MAX_EPOCH_BYTES) as i64 {
             self.close(false, Vec::new());
         }
     }
@@ -225,7 +227,11 @@ impl EpochThread {
         }
     }
 
-    fn put(&mut self, def: Arc<StreamDef>, opened: Option<Box<(Stream, StreamDecoder)>>) -> Result<Arc<Stream>> {
+    fn put(
+        &mut self,
+        def: Arc<StreamDef>,
+        opened: Option<Box<(Stream, StreamDecoder)>>,
+    ) -> Result<Arc<Stream>> {
         if let Some(stream) = self.groups.redefine(def.clone())? {
             return Ok(stream);
         }

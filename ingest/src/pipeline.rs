@@ -102,7 +102,8 @@ impl Ingest {
         checkpoint: Arc<Checkpoint>,
         clock: Clock,
     ) -> Result<(Arc<Self>, Recovery)> {
-        let opened = try_join_all(streams.iter().map(|def| Stream::open(&store, def.clone(), &config.node))).await?;
+        let opened =
+            try_join_all(streams.iter().map(|def| Stream::open(&store, def.clone(), &config.node))).await?;
         let dead = Arc::new(Stream::open_dead(&store, &config.node).await?);
         let lanes: Vec<Lane> = opened
             .into_iter()

@@ -46,7 +46,8 @@ pub(crate) fn with_date_field(schema: &Schema) -> SchemaRef {
 
 /// Adds the date column and sorts by date, device and time. Costs memory for one copy of the rows.
 pub(crate) fn arrange(rows: &RecordBatch) -> Result<RecordBatch> {
-    let (Some(times), Some(devices)) = (rows.column_by_name(EVENT_TIME), rows.column_by_name(DEVICE_ID)) else {
+    let (Some(times), Some(devices)) = (rows.column_by_name(EVENT_TIME), rows.column_by_name(DEVICE_ID))
+    else {
         return Ok(rows.clone());
     };
     let dates = dates(times);

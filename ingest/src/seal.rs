@@ -74,7 +74,8 @@ impl Sealer {
         while let Err(e) = self.seal_stream(stream, schema, epoch).await {
             add(&self.counters.seal_failures, 1);
             tracing::error!(stream = %stream.name, "cannot seal: {e}");
-            *self.counters.seal_trouble.lock() = Some(format!("stream `{}` cannot be sealed: {e}", stream.name));
+            *self.counters.seal_trouble.lock() =
+                Some(format!("stream `{}` cannot be sealed: {e}", stream.name));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_RETRY);
         }

@@ -41,7 +41,11 @@ impl fmt::Debug for Stream {
 
 impl Stream {
     /// Opens the table of `def`, creating it if needed, and a decoder that goes on from its schema.
-    pub(crate) async fn open(store: &Store, def: Arc<StreamDef>, node: &NodeId) -> Result<(Self, StreamDecoder)> {
+    pub(crate) async fn open(
+        store: &Store,
+        def: Arc<StreamDef>,
+        node: &NodeId,
+    ) -> Result<(Self, StreamDecoder)> {
         let fresh = StreamDecoder::new(&def, &arrow::datatypes::Schema::empty())?;
         let table = Table::open(store, raw_spec(&def.name, fresh.schema(), node)).await?;
         let decoder = StreamDecoder::new(&def, &table.snapshot().schema())?;

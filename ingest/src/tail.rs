@@ -14,6 +14,8 @@ use iot_schemas::table::cast_to;
 
 /// Larger batches are not joined any more.
 const JOINED_ROWS: usize = 16_384;
+/// Nor are batches that take up more than this: joining copies.
+const JOINED_BYTES: i64 = 4 << 20;
 
 /// The batches in log order.
 #[derive(Debug, Default)]
@@ -64,7 +66,8 @@ impl Tail {
     fn joinable(&self) -> Option<[&MicroBatch; 2]> {
         let [.., left, right] = &self.batches[self.open..] else { return None };
         let (left_rows, right_rows) = (left.rows.num_rows(), right.rows.num_rows());
-        let fits = left_rows + right_rows <= JOINED_ROWS && left_rows <= 2 * right_rows;
+        let small = left_rows + right_rows <= JOINED_ROWS && bytes(left) + bytes(right) <= JOINED_BYTES;
+        let fits = small && left_rows <= 2 * right_rows;
         fits.then_some([left, right])
     }
 }

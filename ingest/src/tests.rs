@@ -91,7 +91,8 @@ impl World {
     async fn rows(&self, stream: &str) -> RecordBatch {
         let snapshot = self.ingest.snapshot(stream).expect("the stream is there");
         let provider = snapshot.sealed.provider().await.expect("a provider");
-        let sealed = SessionContext::new().read_table(provider).expect("a table").collect().await.expect("rows");
+        let sealed =
+            SessionContext::new().read_table(provider).expect("a table").collect().await.expect("rows");
         let mut rows: Vec<RecordBatch> = Vec::new();
         for batch in sealed.iter().chain(snapshot.tail.iter().map(|batch| &batch.rows)) {
             rows.push(iot_schemas::table::cast_to(batch, &snapshot.schema).expect("the schema covers it"));
@@ -145,7 +146,10 @@ async fn an_event_is_there_once_unsealed_sealed_and_after_a_restart() {
     assert_eq!((stats.messages, stats.events, stats.dead_letters, stats.ignored), (2, 2, 1, 1));
     assert_eq!((stats.last_seq, stats.sealed_seq, stats.unsealed_bytes, stats.seals), (2, 2, 0, 1));
     world.ingest.shutdown().await;
-    assert_eq!(world.ingest.submit(Message::new("devices/a/telemetry", "{}")).await, Err(crate::Refused::Closed));
+    assert_eq!(
+        world.ingest.submit(Message::new("devices/a/telemetry", "{}")).await,
+        Err(crate::Refused::Closed)
+    );
 
     let world = start(dir.path(), &[EVENTS]).await;
     assert_eq!(world.positions("events").await, [(1, 0), (1, 1)]);
@@ -161,7 +165,8 @@ async fn a_crash_loses_nothing_and_replays_the_same_groups() {
     let dir = tempfile::tempdir().expect("a directory");
     let world = start(dir.path(), &[EVENTS, OTHERS]).await;
     for i in 1..=20 {
-        let payload = if i % 7 == 0 { "broken".to_owned() } else { format!("{{\"v\":{i},\"c{}\":1.5}}", i % 3) };
+        let payload =
+            if i % 7 == 0 { "broken".to_owned() } else { format!("{{\"v\":{i},\"c{}\":1.5}}", i % 3) };
         world.submit("a", &payload).await;
     }
     world.decoded(20).await;
@@ -180,7 +185,11 @@ async fn a_crash_loses_nothing_and_replays_the_same_groups() {
     }
     assert_eq!(world.positions("events").await, events);
     assert_eq!(world.positions("dead").await, dead);
-    assert_eq!(world.positions("others").await.len(), 18, "a message is stored in every stream that wants it");
+    assert_eq!(
+        world.positions("others").await.len(),
+        18,
+        "a message is stored in every stream that wants it"
+    );
     world.ingest.seal_now().await.expect("it seals");
     assert_eq!(world.positions("events").await, events);
     world.crash().await;
@@ -256,8 +265,13 @@ async fn a_copy_is_recognised_at_once_after_a_crash_and_after_the_log_was_trimme
     let submit = async |world: &World, message| world.ingest.submit(message).await.expect("it is taken");
     assert_eq!(submit(&world, delivery(1, false, "{}")).await, Receipt::Stored(1));
     assert_eq!(submit(&world, delivery(1, true, "{}")).await, Receipt::Redelivered(1));
-    assert_eq!(submit(&world, delivery(2, true, "{}")).await, Receipt::Stored(2), "its first copy never arrived");
-    let (original, copy) = (world.ingest.enqueue(delivery(3, false, "{}")), world.ingest.enqueue(delivery(3, true, "{}")));
+    assert_eq!(
+        submit(&world, delivery(2, true, "{}")).await,
+        Receipt::Stored(2),
+        "its first copy never arrived"
+    );
+    let (original, copy) =
+        (world.ingest.enqueue(delivery(3, false, "{}")), world.ingest.enqueue(delivery(3, true, "{}")));
     let (original, copy) = (original.await.expect("taken"), copy.await.expect("taken"));
     assert_eq!((original.await, copy.await), (Ok(Receipt::Stored(3)), Ok(Receipt::Redelivered(3))));
     world.crash().await;
@@ -269,7 +283,11 @@ async fn a_copy_is_recognised_at_once_after_a_crash_and_after_the_log_was_trimme
 
     let world = start(dir.path(), &[EVENTS]).await;
     assert_eq!(submit(&world, delivery(3, true, "{}")).await, Receipt::Redelivered(3));
-    assert_eq!(submit(&world, delivery(3, false, "{}")).await, Receipt::Stored(4), "the identifier is used again");
+    assert_eq!(
+        submit(&world, delivery(3, false, "{}")).await,
+        Receipt::Stored(4),
+        "the identifier is used again"
+    );
     assert_eq!(world.ingest.stats().redelivered, 1);
     world.ingest.shutdown().await;
     let world = start(dir.path(), &[EVENTS]).await;
@@ -302,7 +320,11 @@ async fn streams_come_and_go_between_messages() {
 
     let world = start(dir.path(), &[&fixed, OTHERS]).await;
     assert_eq!(world.positions("events").await, each(1..=3));
-    assert_eq!(world.positions("others").await, each(2..=4), "the replay adds nothing that was before the change");
+    assert_eq!(
+        world.positions("others").await,
+        each(2..=4),
+        "the replay adds nothing that was before the change"
+    );
     assert_eq!(world.positions("dead").await, [(4, 0)]);
     assert_eq!(world.sum("v").await, 5.5);
     world.ingest.remove_stream("others").await.expect("it is gone");
@@ -338,7 +360,8 @@ async fn at_the_limit_ingest_waits_and_goes_on_when_there_is_room() {
 async fn ten_thousand_malformed_payloads_harm_nobody() {
     let dir = tempfile::tempdir().expect("a directory");
     let world = start(dir.path(), &[EVENTS]).await;
-    let bad = ["\u{0}\u{1}", "{\"v\":", "[1]", "{\"v\":1e400}", "{\"v\":NaN}", "{\"_x\":1}", "{\"v\":{\"v\":[}}"];
+    let bad =
+        ["\u{0}\u{1}", "{\"v\":", "[1]", "{\"v\":1e400}", "{\"v\":NaN}", "{\"_x\":1}", "{\"v\":{\"v\":[}}"];
     let deep = "[".repeat(100_000);
     let mut tickets = Vec::new();
     for i in 0..10_000_usize {
@@ -369,4 +392,61 @@ async fn an_epoch_is_sealed_by_age_alone() {
     assert_eq!(world.positions("events").await, each(1..=1));
     assert_eq!(world.ingest.stats().sealed_seq, 1);
     assert_eq!(world.ingest.not_ready(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: cargo test -- --ignored --nocapture pipeline_speed"]
+async fn pipeline_speed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let count = 300_000;
+    let began = std::time::Instant::now();
+    let (tickets, mut taken) = mpsc::channel(8_192);
+    let ingest = world.ingest.clone();
+    tokio::spawn(async move {
+        for i in 0..count {
+            let payload = format!(
+                "{{\"ts\":{},\"temperature\":21.5,\"humidity\":40.25,\"rpm\":1500}}",
+                1_700_000_000_000_i64 + i
+            );
+            let message = Message::new(format!("devices/d{}/telemetry", i % 100), payload);
+            tickets.send(ingest.enqueue(message).await.expect("taken")).await.expect("wanted");
+        }
+    });
+    while let Some(ticket) = taken.recv().await {
+        ticket.await.expect("durable");
+    }
+    let durable = began.elapsed().as_secs_f64();
+    world.ingest.seal_now().await.expect("it seals");
+    let (sealed, stats) = (began.elapsed().as_secs_f64(), world.ingest.stats());
+    println!(
+        "{:.0} durable/s, {:.0} sealed/s, {} fsyncs, {} seals",
+        count as f64 / durable,
+        count as f64 / sealed,
+        stats.fsyncs,
+        stats.seals
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: cargo test -- --ignored --nocapture many_seals"]
+async fn many_seals() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let memory = || {
+        std::fs::read_to_string("/proc/self/status")
+            .expect("linux")
+            .lines()
+            .find(|l| l.starts_with("VmRSS"))
+            .expect("a line")
+            .to_owned()
+    };
+    for round in 0..5 {
+        let began = std::time::Instant::now();
+        for i in 0..100 {
+            world.submit("a", &format!("{{\"v\":{i}}}")).await;
+            world.ingest.seal_now().await.expect("it seals");
+        }
+        println!("round {round}: {:.1} ms a seal, {}", began.elapsed().as_secs_f64() * 10.0, memory());
+    }
 }

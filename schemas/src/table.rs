@@ -408,7 +408,7 @@ async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
         ("delta.logRetentionDuration", "interval 1 hours".to_owned()),
         ("delta.enableExpiredLogCleanup", "true".to_owned()),
         ("delta.deletedFileRetentionDuration", "interval 1 hours".to_owned()),
-        ("delta.dataSkippingStatsColumns", spec.stats_columns.join(",")),
+        statistics(&spec.stats_columns),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), Some(value)))
@@ -419,6 +419,14 @@ async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
         .with_partition_columns(spec.partition_by.clone())
         .with_configuration(configuration)
         .await?)
+}
+
+/// The table property that says which columns get statistics in the log.
+fn statistics(columns: &[String]) -> (&'static str, String) {
+    match columns {
+        [] => ("delta.dataSkippingNumIndexedCols", "0".to_owned()),
+        columns => ("delta.dataSkippingStatsColumns", columns.join(",")),
+    }
 }
 
 fn write_operation(mode: SaveMode, spec: &TableSpec) -> DeltaOperation {

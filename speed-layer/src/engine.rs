@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::SchemaRef;
-use iot_schemas::alert::Transition;
+use iot_schemas::alert::{AlertFeed, Transition};
 use iot_schemas::batch::Views;
 use iot_schemas::catalog::{RuleDef, ViewDef};
 use iot_schemas::clock::Clock;
@@ -215,6 +215,8 @@ pub struct Engine {
     rules: RuleSet,
     /// Rules have seen everything up to here; after a crash this is ahead of what is replayed.
     ruled: Frontier,
+    /// Whether the alert log has still to be compared with the rules' state that was restored.
+    reconcile_due: bool,
     hot: HashMap<Arc<str>, HotRows>,
     processed: Frontier,
     /// Ends of epochs that may not be sealed yet.
@@ -250,6 +252,7 @@ impl Engine {
             commands,
             rules: RuleSet::default(),
             ruled: Frontier::empty(),
+            reconcile_due: true,
             hot: HashMap::new(),
             processed: Frontier::empty(),
             ends: VecDeque::new(),
@@ -344,7 +347,7 @@ impl Engine {
 
     /// Takes in one durable group.
     async fn take(&mut self, group: LogGroup) {
-        let mut found = Vec::new();
+        let mut found = self.reconcile(&group);
         let at_rules = !self.ruled.covers(&group.node, group.last_seq);
         for batch in &group.batches {
             self.note_schema(batch).await;
@@ -373,6 +376,18 @@ impl Engine {
         self.shared.counters.events.fetch_add(events as u64, Ordering::Relaxed);
     }
 
+    /// Once the replay has passed what the alert log recorded: ends alerts whose rules were taken away or changed
+    /// while the server was down.
+    fn reconcile(&mut self, group: &LogGroup) -> Vec<Transition> {
+        let passed = self.alerts.recorded(&group.node).is_none_or(|(seq, _)| group.last_seq > seq);
+        if !self.reconcile_due || !passed || self.ruled.covers(&group.node, group.last_seq) {
+            return Vec::new();
+        }
+        self.reconcile_due = false;
+        let at = self.position(group.last_seq, "");
+        self.rules.reconcile(&self.alerts.current(), &at)
+    }
+
     /// Updates a view's state and evaluates the rules on the rows that have changed.
     async fn take_into(&mut self, live: &Arc<LiveView>, batch: &MicroBatch, at_rules: bool) -> Result<Vec<Transition>> {
         let states = live.apply(batch).await?;
@@ -391,7 +406,9 @@ impl Engine {
         self.hot.insert(name.clone(), hot);
         let Some(changed) = changed else { return Ok(Vec::new()) };
         let rows = live.finish(changed).await?;
-        let at = self.position(batch.last_seq, &batch.stream);
+        let mut at = self.position(batch.last_seq, &batch.stream);
+        // A row's time is the start of its window, which lies behind the events in it.
+        at.now -= live.view().keys().iter().filter_map(|key| key.window_micros).max().unwrap_or(0);
         let mut found = self.rules.evaluate(&name, &rows, &at);
         found.extend(self.rules.advance(&name, &at));
         Ok(found)
@@ -418,12 +435,16 @@ impl Engine {
     }
 
     fn observe(&mut self, batch: &MicroBatch) {
-        let lateness = self.raw.definition(&batch.stream).and_then(|def| def.allowed_lateness);
-        let lateness = lateness.map_or(0, |lateness| lateness.as_micros() as i64);
+        let lateness = self.lateness_micros(&batch.stream);
         let mut progress = self.shared.progress.write();
         progress.entry(batch.stream.clone()).or_default().observe(&batch.rows, lateness);
         drop(progress);
         self.shared.note_devices(&batch.rows);
+    }
+
+    fn lateness_micros(&self, stream: &str) -> i64 {
+        let lateness = self.raw.definition(stream).and_then(|def| def.allowed_lateness);
+        lateness.map_or(0, |lateness| i64::try_from(lateness.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Records transitions, however long it takes: until then nothing else happens, and the log waits.
@@ -456,7 +477,8 @@ impl Engine {
 
     fn position(&self, seq: Seq, stream: &str) -> GroupPosition {
         let recorded_at = self.clock.now_micros();
-        let now = self.shared.progress(stream).newest_event.unwrap_or(recorded_at);
+        let newest = self.shared.progress(stream).newest_event.unwrap_or(recorded_at);
+        let now = newest.saturating_sub(self.lateness_micros(stream));
         GroupPosition { node: self.config.node.clone(), seq, recorded_at, now }
     }
 

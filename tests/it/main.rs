@@ -1,1 +1,10 @@
-//! To come.
+//! The whole line, tested from outside: one binary, one module per promise.
+
+mod alerts_stream;
+mod crash;
+mod exactness;
+mod garbage;
+mod lambda;
+mod reconnect;
+mod sql_surface;
+mod tidy;

@@ -126,7 +126,7 @@ async fn list(args: ListArgs) -> Result<()> {
     let rows = Rows::new(rows)
         .first(&["alert_id", "state", "severity", "rule", "labels", "started_at", "at", "annotations"])
         .hidden(&["id", "node", "seq", "ordinal", "previous", "values", "recorded_at"]);
-    output::bytes(&rows.encode(args.format)?)
+    rows.print(args.format)
 }
 
 async fn show(args: ShowArgs) -> Result<()> {

@@ -68,7 +68,7 @@ async fn list(args: ListArgs) -> Result<()> {
     let rows = Rows::new(rows(&args.server, &sql).await?)
         .first(&["_node", "_seq", "received_at", "stream", "topic", "reason"])
         .hidden(&["payload"]);
-    output::bytes(&rows.encode(args.format)?)
+    rows.print(args.format)
 }
 
 async fn show(args: ShowArgs) -> Result<()> {

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 
 use crate::args::ServerArgs;
 use crate::client::Client;
-use crate::output::{self, ListFormat, Rows};
+use crate::output::{ListFormat, Rows};
 
 /// Arguments of `get`.
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ pub(super) async fn print(what: What, format: ListFormat, server: &ServerArgs) -
     let rows = Rows::new(rows)
         .first(&["name", "device_id", "view", "generation", "kind", "on"])
         .hidden(&["text", "sql"]);
-    output::bytes(&rows.encode(format)?)
+    rows.print(format)
 }
 
 impl What {

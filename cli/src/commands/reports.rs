@@ -23,7 +23,7 @@ pub(super) fn print_batch(reports: &[BatchReport], format: ListFormat) -> Result
         "from",
         "to",
     ]);
-    output::bytes(&rows.encode(format)?)
+    rows.print(format)
 }
 
 /// Prints what a proof found; differences are a failure.
@@ -32,7 +32,7 @@ pub(super) fn print_verify(reports: &[VerifyReport], format: ListFormat) -> Resu
     let rows = Rows::new(rows.collect::<Result<_>>()?)
         .first(&["view", "rows", "events", "differences", "frontier"])
         .hidden(&["examples"]);
-    output::bytes(&rows.encode(format)?)?;
+    rows.print(format)?;
     if format == ListFormat::Table {
         for report in reports {
             for example in &report.examples {

@@ -95,6 +95,8 @@ pub struct Line {
     /// The alert log.
     pub alerts: Arc<AlertLog>,
     alert_table: Arc<AlertTable>,
+    /// Where the embedded broker keeps its sessions.
+    broker_dir: PathBuf,
     catalog: tokio::sync::Mutex<Catalog>,
     catalog_store: CatalogStore,
     /// Definitions of the stored catalog that could not be put in force, and why.
@@ -160,6 +162,7 @@ impl Line {
             queries,
             alerts,
             alert_table,
+            broker_dir: wal_dir.join("broker"),
             catalog: tokio::sync::Mutex::new(catalog),
             catalog_store,
             problems: Mutex::new(problems),

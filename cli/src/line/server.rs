@@ -118,7 +118,8 @@ async fn start_source(line: &Arc<Line>, mqtt: MqttSource) -> Result<Source> {
         MqttSource::Embedded(listen) => {
             // The port is tried out first, so that a taken one is told apart from other failures.
             let addr = bind(listen, "mqtt").await?.local_addr()?;
-            let broker = Broker::start(addr, line.ingest.clone(), BrokerOptions::default()).await?;
+            let options = BrokerOptions { dir: Some(line.broker_dir.clone()), ..BrokerOptions::default() };
+            let broker = Broker::start(addr, line.ingest.clone(), options).await?;
             Ok(Source::Embedded(broker))
         }
         MqttSource::External { url, client_id } => {

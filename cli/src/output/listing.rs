@@ -51,6 +51,15 @@ impl Rows {
         self
     }
 
+    /// Prints the list. That a table would be empty is said on stderr.
+    pub fn print(&self, format: ListFormat) -> Result<()> {
+        if format == ListFormat::Table && self.rows.is_empty() {
+            super::notice("there is nothing to list");
+            return Ok(());
+        }
+        super::bytes(&self.encode(format)?)
+    }
+
     /// The list as bytes to print.
     pub fn encode(&self, format: ListFormat) -> Result<Vec<u8>> {
         match format {

@@ -108,7 +108,9 @@ impl Fields {
         if let Some(there) = there {
             if there.name() != name {
                 let have = there.name();
-                return Err(wrong(format!("the table has `{have}` already, which differs from `{name}` only by case")));
+                return Err(wrong(format!(
+                    "the table has `{have}` already, which differs from `{name}` only by case"
+                )));
             }
             let fits = match (Kind::of(there.data_type()), kind) {
                 (Some(Kind::Bigint), Kind::Double) => true,
@@ -171,7 +173,10 @@ impl Fields {
         if let Some(at) = self.lower.get(lower.as_str()) {
             let column = &self.columns[*at];
             if *column.name != *clean {
-                return Err(format!("field `{clean}` differs from column `{}` only by case; {hint}", column.name));
+                return Err(format!(
+                    "field `{clean}` differs from column `{}` only by case; {hint}",
+                    column.name
+                ));
             }
             if column.origin == Origin::Topic {
                 return Err(format!("field `{clean}` has the name of a topic level; {hint}"));
@@ -179,7 +184,9 @@ impl Fields {
             return Ok(Admission::Known(*at));
         }
         if self.columns.len() + pending >= MAX_COLUMNS {
-            return Err(format!("field `{clean}` would be a column beyond the {MAX_COLUMNS} that a stream can have"));
+            return Err(format!(
+                "field `{clean}` would be a column beyond the {MAX_COLUMNS} that a stream can have"
+            ));
         }
         Ok(Admission::New(clean))
     }

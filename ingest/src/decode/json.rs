@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::value::RawValue;
 
 use iot_schemas::catalog::UnknownFields;
 
@@ -21,18 +24,48 @@ pub(crate) fn decode(payload: &[u8], fields: &mut Fields, staging: &mut Staging)
     if payload.is_empty() {
         return Err("the payload is empty".into());
     }
-    let mut sink = Sink { fields, staging, path: String::new() };
+    let mut sink = Sink { fields, staging, path: String::new(), by_the_letter: needs_letters(payload) };
     let mut json = serde_json::Deserializer::from_slice(payload);
     let parsed = json.deserialize_any(Payload(&mut sink)).and_then(|()| json.end());
     if let Err(e) = parsed {
         return Err(sink.staging.failure.take().unwrap_or_else(|| format!("not usable as JSON: {e}")));
     }
-    if sink.staging.suspect
-        && let Some(literal) = oversized_integer(payload)
-    {
-        return Err(format!("the integer `{}` does not fit in 64 bits", super::shorten(literal)));
-    }
     Ok(())
+}
+
+/// Digits of a decimal number that the parser certainly turns into the nearest double.
+const EXACT_DIGITS: usize = 15;
+/// Digits of an integer that certainly fits in 64 bits.
+const SAFE_DIGITS: usize = 18;
+
+/// Whether values must be read from their letters instead of being parsed on the way.
+///
+/// The parser is fast, but its doubles may be off in the last place, and an integer beyond 64 bits becomes a
+/// double; neither can happen to short numbers without exponent, which is what sensors send. The text of
+/// nested arrays is needed too.
+fn needs_letters(json: &[u8]) -> bool {
+    let (mut digits, mut is_decimal) = (0, false);
+    let outermost = json.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
+    for byte in &json[outermost + 1..] {
+        match byte {
+            b'0'..=b'9' => {
+                digits += 1;
+                if digits > if is_decimal { EXACT_DIGITS } else { SAFE_DIGITS } {
+                    return true;
+                }
+            }
+            b'.' => {
+                is_decimal = true;
+                if digits > EXACT_DIGITS {
+                    return true;
+                }
+            }
+            b'e' | b'E' if digits > 0 => return true,
+            b'[' => return true,
+            _ => (digits, is_decimal) = (0, false),
+        }
+    }
+    false
 }
 
 struct Sink<'a> {
@@ -40,15 +73,17 @@ struct Sink<'a> {
     staging: &'a mut Staging,
     /// The flattened name of the field that is being read.
     path: String,
+    /// See [`needs_letters`].
+    by_the_letter: bool,
 }
 
 impl Sink<'_> {
-    fn scalar<E: serde::de::Error>(&mut self, target: Target, scalar: Scalar<'_>) -> Result<(), E> {
+    fn scalar<E: Error>(&mut self, target: Target, scalar: Scalar<'_>) -> Result<(), E> {
         let taken = self.staging.take(self.fields, target, &self.path, scalar);
         taken.map_err(|Failed| E::custom(""))
     }
 
-    fn refuse<T, E: serde::de::Error>(&mut self, expected: &str, found: &str) -> Result<T, E> {
+    fn refuse<T, E: Error>(&mut self, expected: &str, found: &str) -> Result<T, E> {
         let refused = self.staging.refuse_shape(&self.path, expected, found);
         refused.map_err(|Failed| E::custom(""))
     }
@@ -155,7 +190,7 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
         f.write_str("a field name")
     }
 
-    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Target, E> {
+    fn visit_str<E: Error>(self, key: &str) -> Result<Target, E> {
         let path = &mut self.sink.path;
         if !path.is_empty() {
             path.push('_');
@@ -180,7 +215,48 @@ impl<'de> DeserializeSeed<'de> for FieldValue<'_, '_> {
         if self.target == Target::Skip {
             return deserializer.deserialize_ignored_any(IgnoredAny).map(drop);
         }
-        deserializer.deserialize_any(self)
+        if !self.sink.by_the_letter {
+            return deserializer.deserialize_any(self);
+        }
+        let letters = <&RawValue>::deserialize(deserializer)?.get();
+        match letters.as_bytes()[0] {
+            b'-' | b'0'..=b'9' => self.number(letters),
+            b'[' => self.array(letters),
+            _ => serde_json::Deserializer::from_str(letters).deserialize_any(self).map_err(D::Error::custom),
+        }
+    }
+}
+
+impl FieldValue<'_, '_> {
+    fn number<E: Error>(self, literal: &str) -> Result<(), E> {
+        let scalar = if literal.contains(['.', 'e', 'E']) {
+            let value = literal.parse().ok().filter(|value: &f64| value.is_finite());
+            Scalar::Float(value.ok_or_else(|| E::custom("number out of range"))?)
+        } else if let Ok(value) = literal.parse() {
+            Scalar::Integer(value)
+        } else if let Ok(value) = literal.parse() {
+            Scalar::Unsigned(value)
+        } else {
+            let reason = format!("the integer `{}` does not fit in 64 bits", super::shorten(literal));
+            return self.sink.staging.fail(reason).map_err(|Failed| E::custom(""));
+        };
+        self.sink.scalar(self.target, scalar)
+    }
+
+    /// An array is kept as its text.
+    fn array<E: Error>(self, json: &str) -> Result<(), E> {
+        let takes_text = match self.target {
+            Target::DeviceId if self.sink.staging.device_known => return Ok(()),
+            Target::Unknown if self.sink.fields.unknown == UnknownFields::Ignore => return Ok(()),
+            Target::Unknown => true,
+            Target::Column(at) => self.sink.fields.columns[at].kind() == Kind::Text,
+            _ => false,
+        };
+        if !takes_text {
+            let expected = self.sink.expects_scalar(self.target).unwrap_or("a single value");
+            return self.sink.refuse(expected, "an array");
+        }
+        self.sink.scalar(self.target, Scalar::Text(&compact(json)))
     }
 }
 
@@ -191,29 +267,27 @@ impl<'de> Visitor<'de> for FieldValue<'_, '_> {
         f.write_str("a value")
     }
 
-    fn visit_bool<E: serde::de::Error>(self, v: bool) -> Result<(), E> {
+    fn visit_bool<E: Error>(self, v: bool) -> Result<(), E> {
         self.sink.scalar(self.target, Scalar::Boolean(v))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, v: i64) -> Result<(), E> {
+    fn visit_i64<E: Error>(self, v: i64) -> Result<(), E> {
         self.sink.scalar(self.target, Scalar::Integer(v))
     }
 
-    fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<(), E> {
+    fn visit_u64<E: Error>(self, v: u64) -> Result<(), E> {
         self.sink.scalar(self.target, i64::try_from(v).map_or(Scalar::Unsigned(v), Scalar::Integer))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<(), E> {
-        // An integer literal beyond 64 bits arrives as a double that has lost its last digits.
-        self.sink.staging.suspect |= v.abs() >= 9_223_372_036_854_775_808.0;
+    fn visit_f64<E: Error>(self, v: f64) -> Result<(), E> {
         self.sink.scalar(self.target, Scalar::Float(v))
     }
 
-    fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<(), E> {
+    fn visit_str<E: Error>(self, v: &str) -> Result<(), E> {
         self.sink.scalar(self.target, Scalar::Text(v))
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
         // A null is as good as no field at all.
         Ok(())
     }
@@ -227,68 +301,19 @@ impl<'de> Visitor<'de> for FieldValue<'_, '_> {
         }
         object(self.sink, map, self.depth + 1, self.position)
     }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
-        let ignored = match self.target {
-            Target::DeviceId => self.sink.staging.device_known,
-            Target::Unknown => self.sink.fields.unknown == UnknownFields::Ignore,
-            _ => false,
-        };
-        if ignored {
-            return IgnoredAny.visit_seq(seq).map(drop);
-        }
-        let is_text = |at: usize| self.sink.fields.columns[at].kind() == Kind::Text;
-        match self.target {
-            Target::Column(at) if is_text(at) => {}
-            Target::Unknown => {}
-            _ => {
-                let expected = self.sink.expects_scalar(self.target).unwrap_or("a single value");
-                return self.sink.refuse(expected, "an array");
-            }
-        }
-        // Rare, so a tree may be built. Its numbers have not been looked at one by one.
-        let text = array_text(seq)?;
-        self.sink.staging.suspect = true;
-        self.sink.scalar(self.target, Scalar::Text(&text))
-    }
 }
 
-/// The JSON text of an array whose `[` has been read already.
-fn array_text<'de, A: SeqAccess<'de>>(seq: A) -> Result<String, A::Error> {
-    let elements = serde::de::value::SeqAccessDeserializer::new(seq);
-    serde_json::Value::deserialize(elements).map(|value| value.to_string())
-}
-
-/// The first integer literal of a valid JSON text that fits neither `i64` nor `u64`.
-fn oversized_integer(json: &[u8]) -> Option<&str> {
-    let mut at = 0;
-    while at < json.len() {
-        match json[at] {
-            b'"' => at = end_of_string(json, at + 1),
-            b'-' | b'0'..=b'9' => {
-                let is_part = |b: &u8| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-                let length = json[at..].iter().take_while(|b| is_part(b)).count();
-                let literal = std::str::from_utf8(&json[at..at + length]).ok()?;
-                let is_integer = !literal.contains(['.', 'e', 'E']);
-                if is_integer && literal.parse::<i64>().is_err() && literal.parse::<u64>().is_err() {
-                    return Some(literal);
-                }
-                at += length;
-            }
-            _ => at += 1,
+/// JSON without the white space between its tokens.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    let keep = |c: &char| {
+        if in_string {
+            in_string = escaped || *c != '"';
+            escaped = !escaped && *c == '\\';
+            return true;
         }
-    }
-    None
-}
-
-/// The position after the closing quote of the string that `at` lies in.
-fn end_of_string(json: &[u8], mut at: usize) -> usize {
-    while at < json.len() {
-        match json[at] {
-            b'\\' => at += 2,
-            b'"' => return at + 1,
-            _ => at += 1,
-        }
-    }
-    at
+        in_string = *c == '"';
+        !c.is_ascii_whitespace()
+    };
+    json.chars().filter(keep).collect()
 }

@@ -28,8 +28,9 @@ use iot_schemas::{Error, Result};
 use fields::Fields;
 use staging::Staging;
 
-/// Rows of the batches that a decoder builds are bounded by the group; this bounds a single message.
-const MAX_ROWS_PER_MESSAGE: usize = i32::MAX as usize;
+/// What the events of one stream in one group may take up. Far more than a group of real events: an array of
+/// a million empty objects has few bytes, but each of them becomes a row of all columns.
+const MAX_GROUP_BYTES: usize = 256 << 20;
 
 /// What a topic says about the events of its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub(crate) struct StreamDecoder {
     staging: Staging,
     system: SystemColumns,
     schema: SchemaRef,
+    /// About what the rows since the last [`Self::finish`] take up.
+    bytes: usize,
 }
 
 impl StreamDecoder {
@@ -71,8 +74,8 @@ impl StreamDecoder {
         }
         let staging = Staging::new(def.event_time.as_ref().map(|time| time.unit).unwrap_or_default());
         let schema = schema_of(&fields);
-        let time_required = def.event_time.is_some();
-        Ok(Self { format: def.format, time_required, fields, staging, system: SystemColumns::default(), schema })
+        let (time_required, system) = (def.event_time.is_some(), SystemColumns::default());
+        Ok(Self { format: def.format, time_required, fields, staging, system, schema, bytes: 0 })
     }
 
     /// The schema of the next batch. It grows with the messages.
@@ -101,6 +104,7 @@ impl StreamDecoder {
             Format::Json => json::decode(payload, &mut self.fields, &mut self.staging)?,
         }
         self.check_rows(origin)?;
+        self.check_size(origin)?;
         if self.staging.evolve(&mut self.fields) {
             self.schema = schema_of(&self.fields);
         }
@@ -114,6 +118,7 @@ impl StreamDecoder {
         if rows == 0 {
             return None;
         }
+        self.bytes = 0;
         let own: Vec<ArrayRef> = self.fields.columns.iter_mut().map(|column| column.finish(rows)).collect();
         let columns = self.system.finish(node, own);
         Some(
@@ -124,10 +129,8 @@ impl StreamDecoder {
 
     /// Completes event times and checks what every row must have.
     fn check_rows(&mut self, origin: Origin<'_>) -> Result<(), String> {
-        if self.staging.rows.len() > MAX_ROWS_PER_MESSAGE {
-            return Err(format!("more than {MAX_ROWS_PER_MESSAGE} events in one message"));
-        }
-        let missing_device = || format!("no `{DEVICE_ID}`: neither a topic level nor a field of the payload gives it");
+        let missing_device =
+            || format!("no `{DEVICE_ID}`: neither a topic level nor a field of the payload gives it");
         let topic_device = origin.captures.device.as_deref();
         if topic_device == Some("") {
             return Err(missing_device());
@@ -142,10 +145,29 @@ impl StreamDecoder {
                 None => origin.arrival,
             };
             if !time::is_plausible(event_time) {
-                return Err(format!("the event time `{event_time}` (in microseconds) is not between 1970 and 2262"));
+                return Err(format!(
+                    "the event time `{event_time}` (in microseconds) is not between 1970 and 2262"
+                ));
             }
             row.event_time = Some(event_time);
         }
+        Ok(())
+    }
+
+    /// Refuses events that would take up far more memory than their message.
+    fn check_size(&mut self, origin: Origin<'_>) -> Result<(), String> {
+        const FIXED_BYTES_PER_ROW: usize = 64;
+        let captures = origin.captures;
+        let captured: usize = captures.columns.iter().map(|(_, value)| value.len()).sum();
+        let device = captures.device.as_ref().map_or(0, |device| device.len());
+        let columns = 8 * self.fields.columns.len();
+        let per_row = FIXED_BYTES_PER_ROW + columns + origin.topic.len() + captured + device;
+        let bytes = self.staging.rows.len() * per_row + self.staging.text.len();
+        if self.bytes + bytes > MAX_GROUP_BYTES {
+            let events = self.staging.rows.len();
+            return Err(format!("{events} events would take up {bytes} bytes; send smaller arrays"));
+        }
+        self.bytes += bytes;
         Ok(())
     }
 

@@ -10,6 +10,9 @@ use super::column::{Kind, Origin, Value};
 use super::fields::{Admission, Fields, Target};
 use super::{shorten, time};
 
+/// What a huge message may leave behind as room for the next one.
+const KEPT_CAPACITY: usize = 65_536;
+
 /// A scalar as a payload has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scalar<'a> {
@@ -64,8 +67,6 @@ pub(crate) struct Staging {
     pub(crate) rows: Vec<Row>,
     pub(crate) text: String,
     pub(crate) failure: Option<String>,
-    /// Whether the message holds numbers of which it must be checked that they are no cut integers.
-    pub(crate) suspect: bool,
     row: Row,
     stamp: u64,
     new: Vec<NewColumn>,
@@ -84,12 +85,14 @@ impl Staging {
     /// Forgets the last message.
     pub(crate) fn clear(&mut self, device_known: bool) {
         self.values.clear();
+        self.values.shrink_to(KEPT_CAPACITY);
         self.rows.clear();
+        self.rows.shrink_to(KEPT_CAPACITY);
         self.text.clear();
+        self.text.shrink_to(KEPT_CAPACITY);
         self.new.clear();
         self.widen.clear();
         self.failure = None;
-        self.suspect = false;
         self.device_known = device_known;
         self.begin_row();
     }

@@ -106,27 +106,61 @@ fn declared_fields_take_their_types_and_refuse_others() {
     for (payload, reason) in [
         (r#"{"temperature":21}"#, "the event time is missing"),
         (r#"{"ts":null}"#, "the event time is missing"),
-        (r#"{"ts":"noon"}"#, "field `ts`: expected a time, as RFC 3339 text or a number since 1970, found text `noon`"),
+        (
+            r#"{"ts":"noon"}"#,
+            "field `ts`: expected a time, as RFC 3339 text or a number since 1970, found text `noon`",
+        ),
         (r#"{"ts":[1]}"#, "field `ts`: expected a time, found an array"),
         (r#"{"ts":-5}"#, "the event time `-5000` (in microseconds) is not between 1970 and 2262"),
-        (r#"{"ts":9e18}"#, "field `ts`: expected a time, as RFC 3339 text or a number since 1970, found number `9000000000000000000`"),
+        (
+            r#"{"ts":9e18}"#,
+            "field `ts`: expected a time, as RFC 3339 text or a number since 1970, found number `9000000000000000000`",
+        ),
         (r#"{"ts":1,"temperature":"warm"}"#, "field `temperature`: expected double, found text `warm`"),
         (r#"{"ts":1,"temperature":{"c":1}}"#, "field `temperature`: expected double, found an object"),
         (r#"{"ts":1,"temperature":[1]}"#, "field `temperature`: expected double, found an array"),
         (r#"{"ts":1,"count":7.5}"#, "field `count`: expected bigint, found number `7.5`"),
-        (r#"{"ts":1,"count":9223372036854775808}"#, "field `count`: expected bigint, found integer `9223372036854775808`"),
+        (
+            r#"{"ts":1,"count":9223372036854775808}"#,
+            "field `count`: expected bigint, found integer `9223372036854775808`",
+        ),
         (r#"{"ts":1,"count":true}"#, "field `count`: expected bigint, found boolean `true`"),
         (r#"{"ts":1,"ok":1}"#, "field `ok`: expected boolean, found integer `1`"),
         (r#"{"ts":1,"status":3}"#, "field `status`: expected text, found integer `3`"),
         (r#"{"ts":1,"due":-1}"#, "field `due`: expected timestamp, found integer `-1`"),
-        (r#"{"ts":1,"temperature":123456789012345678901234567890}"#, "the integer `123456789012345678901234567890` does not fit in 64 bits"),
+        (
+            r#"{"ts":1,"temperature":123456789012345678901234567890}"#,
+            "the integer `123456789012345678901234567890` does not fit in 64 bits",
+        ),
         (r#"{"ts":1,"count":1,"count":2}"#, "field `count` is given twice"),
         (r#"{"ts":1,"extra":2}"#, "field `extra` is not declared and the stream rejects unknown fields"),
     ] {
         check_readings(payload, &format!("dead: {reason}"));
     }
-    check_readings(r#"{"ts":1,"temperature":NaN}"#, "dead: not usable as JSON: expected value at line 1 column 23");
-    check_readings(r#"{"ts":1,"temperature":1e999}"#, "dead: not usable as JSON: number out of range at line 1 column 27");
+    check_readings(
+        r#"{"ts":1,"temperature":NaN}"#,
+        "dead: not usable as JSON: expected value at line 1 column 23",
+    );
+    check_readings(
+        r#"{"ts":1,"temperature":1e999}"#,
+        "dead: not usable as JSON: number out of range at line 1 column 28",
+    );
+}
+
+#[test]
+fn doubles_are_those_of_the_sender_to_the_last_bit() {
+    let mut bench = Bench::new(READINGS);
+    let literals =
+        ["0.30000000000000004", "0.13436424411240122", "8.474337369372327E2", "123456789.12345679", "5e-324"];
+    for literal in literals {
+        bench
+            .take("sites/s1/d1/telemetry", format!("{{\"ts\":1,\"temperature\":{literal}}}"))
+            .expect("a number");
+    }
+    let rows = bench.decoder.finish("n").expect("rows");
+    let taken = rows.column_by_name("temperature").expect("a column").as_primitive::<Float64Type>();
+    let expect: Vec<f64> = literals.iter().map(|literal| literal.parse().expect("a number")).collect();
+    assert_eq!(taken.values().to_vec(), expect);
 }
 
 #[test]
@@ -138,6 +172,10 @@ fn unknown_fields_become_columns() {
         (r#"{"v":1,"w":1.5,"x":"t","y":false,"z":null}"#, format!("{time} | 1 | 1.5 | t | false")),
         (r#"[{"v":1},{"v":2.5},{"w":"t"}]"#, format!("{time} | 1.0 | -\n{time} | 2.5 | -\n{time} | - | t")),
         (r#"{"gps":{"lat":1.5,"fix":{"ok":true}},"a":[1, 2]}"#, format!("{time} | 1.5 | true | [1,2]")),
+        (
+            r#"{"a":[ 1.50, "x \" ]", 18446744073709551616, {"b": 0.1234567890123456789} ]}"#,
+            format!(r#"{time} | [1.50,"x \" ]",18446744073709551616,{{"b":0.1234567890123456789}}]"#),
+        ),
         (r#"{"air temp":3}"#, format!("{time} | 3")),
         ("[]", String::new()),
     ] {
@@ -158,7 +196,6 @@ fn unknown_fields_become_columns() {
         (r#"{"v":1,"v":1}"#, "field `v` is given twice".into()),
         (r#"[{"v":1},{"v":"t"}]"#, "field `v`: expected bigint, found text `t`".into()),
         (r#"{"v":18446744073709551615}"#, "field `v`: expected bigint, found integer `18446744073709551615`".into()),
-        (r#"{"v":[18446744073709551616]}"#, "the integer `18446744073709551616` does not fit in 64 bits".into()),
         (r#"{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":1}}}}}}}}}"#, "field `a_a_a_a_a_a_a_a`: expected objects at most 8 deep, found a deeper one".into()),
     ] {
         check_events(payload, &format!("dead: {reason}"));
@@ -224,6 +261,17 @@ fn a_stream_has_at_most_500_columns() {
 }
 
 #[test]
+fn events_cannot_take_up_far_more_than_their_message() {
+    let mut bench = Bench::new(EVENTS);
+    let wide: Vec<String> = (0..400).map(|i| format!("\"c{i}\":{i}")).collect();
+    bench.take("devices/a/telemetry", format!("{{{}}}", wide.join(","))).expect("good");
+    let empty = format!("[{}]", vec!["{}"; 300_000].join(","));
+    let reason = bench.take("devices/a/telemetry", empty).expect_err("a gigabyte");
+    assert!(reason.starts_with("300000 events would take up"), "{reason}");
+    bench.take("devices/a/telemetry", format!("[{}]", vec!["{}"; 1_000].join(","))).expect("good");
+}
+
+#[test]
 fn a_decoder_goes_on_from_the_columns_of_the_table() {
     let mut first = Bench::new(EVENTS);
     first.take("devices/a/telemetry", r#"{"v":1.5,"t":"x"}"#).expect("good");
@@ -238,7 +286,8 @@ fn a_decoder_goes_on_from_the_columns_of_the_table() {
 
 #[test]
 fn a_definition_that_does_not_fit_the_table_is_refused() {
-    let schema = |name: &str, data_type| Schema::new(vec![arrow::datatypes::Field::new(name, data_type, true)]);
+    let schema =
+        |name: &str, data_type| Schema::new(vec![arrow::datatypes::Field::new(name, data_type, true)]);
     let with = |fields: &str| def(&format!("{EVENTS}fields: {{{fields}}}\n"));
     let refuse = |fields: &str, table: &Schema| {
         StreamDecoder::new(&with(fields), table).expect_err("it does not fit").to_string()

@@ -26,6 +26,10 @@ use super::scanner::{Scanner, Seen};
 /// Bytes that are read from the socket at once: some hundred small messages, which then share an fsync.
 const READ_BYTES: usize = 16 << 10;
 
+/// Messages that are remembered ahead of the broker. More than one read can hold, so only messages that the
+/// broker has refused are ever forgotten.
+const MAX_AHEAD: usize = 2 * READ_BYTES;
+
 tokio::task_local! {
     /// The connection that the running task serves: how the broker's hook finds it.
     pub(super) static CONNECTION: Arc<Shared>;
@@ -46,6 +50,22 @@ struct Ahead {
     messages: VecDeque<Arrived>,
     /// How many of them ingest does not have. While there are any, later ones may not overtake them.
     untaken: usize,
+}
+
+impl Ahead {
+    fn push(&mut self, message: Arrived) {
+        if self.messages.len() >= MAX_AHEAD {
+            drop(self.pop());
+        }
+        self.untaken += usize::from(message.ticket.is_none());
+        self.messages.push_back(message);
+    }
+
+    fn pop(&mut self) -> Option<Arrived> {
+        let message = self.messages.pop_front()?;
+        self.untaken -= usize::from(message.ticket.is_none());
+        Some(message)
+    }
 }
 
 /// A message as it was seen on the wire.
@@ -78,10 +98,9 @@ impl Shared {
     /// that the broker refused.
     pub(super) fn next(&self, packet_id: u16) -> Option<Arrived> {
         let mut ahead = self.ahead.lock();
-        let at = ahead.messages.iter().position(|message| message.packet_id == packet_id)?;
-        let untaken = ahead.messages.iter().take(at + 1).filter(|message| message.ticket.is_none()).count();
-        ahead.untaken -= untaken;
-        ahead.messages.drain(..=at).next_back()
+        let before = ahead.messages.iter().position(|message| message.packet_id == packet_id)?;
+        (0..before).for_each(|_| drop(ahead.pop()));
+        ahead.pop()
     }
 
     /// From now on nothing can be read or written: the client will never see an acknowledgement.
@@ -100,8 +119,7 @@ impl Shared {
                 }
                 _ => None,
             };
-            ahead.untaken += usize::from(ticket.is_none());
-            ahead.messages.push_back(Arrived { packet_id, dup, ticket });
+            ahead.push(Arrived { packet_id, dup, ticket });
         }
     }
 

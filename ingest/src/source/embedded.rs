@@ -2,11 +2,13 @@
 //!
 //! The protocol is `mqtt5`'s; the connections are ours (see [`connection`](super::connection)), because its
 //! publish hook knows neither the DUP flag nor the messages that have already arrived behind the current one.
-//! Sessions and retained messages live in memory: after a restart gateways connect anew, and what they send
-//! again is recognised by the log's re-delivery window.
+//! Sessions outlast the process where [`BrokerOptions::dir`] says so. A client that is told that its session is
+//! gone must forget what it has sent, so it would send what was not acknowledged as if it were new; one whose
+//! session is there sends it again as a copy, which the log's re-delivery window recognises.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +19,7 @@ use mqtt5::broker::client_handler::ClientHandler;
 use mqtt5::broker::config::{BrokerConfig, StorageBackend as StorageKind, StorageConfig};
 use mqtt5::broker::router::MessageRouter;
 use mqtt5::broker::storage::client_queue::QueueLimits;
-use mqtt5::broker::storage::{DynamicStorage, MemoryBackend, StorageBackend};
+use mqtt5::broker::storage::{DynamicStorage, FileBackend, MemoryBackend, StorageBackend};
 use mqtt5::broker::sys_topics::BrokerStats;
 use mqtt5::broker::transport::BrokerTransport;
 use mqtt5::broker::{
@@ -47,6 +49,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerOptions {
+    /// Where sessions and retained messages are kept; without it they are forgotten at the end.
+    pub dir: Option<PathBuf>,
     /// Clients that may be connected at once.
     pub max_clients: usize,
     /// The largest packet. Larger ones end the connection.
@@ -62,6 +66,7 @@ pub struct BrokerOptions {
 impl Default for BrokerOptions {
     fn default() -> Self {
         Self {
+            dir: None,
             max_clients: 10_000,
             // MQTT's own limit of 256 MiB makes some clients fail that compare signed.
             max_packet_bytes: 8 << 20,
@@ -94,7 +99,7 @@ impl Broker {
         let listening = |e| Error::io(format!("listening for MQTT on {addr}"), e);
         let listener = TcpListener::bind(addr).await.map_err(listening)?;
         let addr = listener.local_addr().map_err(listening)?;
-        let served = Served::new(ingest, &options);
+        let served = Served::new(ingest, &options).await?;
         served.router.initialize().await.map_err(|e| Error::invalid(format!("the embedded broker: {e}")))?;
         let (stats, stop) = (served.stats.clone(), CancellationToken::new());
         let task = Mutex::new(Some(tokio::spawn(served.run(listener, stop.clone()))));
@@ -139,11 +144,11 @@ struct Served {
 }
 
 impl Served {
-    fn new(ingest: Arc<Ingest>, options: &BrokerOptions) -> Self {
+    async fn new(ingest: Arc<Ingest>, options: &BrokerOptions) -> Result<Self> {
         let hook: Arc<dyn BrokerEventHandler> = Arc::new(Hook { ingest: ingest.clone() });
         let queues =
             QueueLimits { max_messages: options.max_queued_messages, max_bytes: options.max_queued_bytes };
-        let storage = Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queues)));
+        let storage = Arc::new(open_storage(options, queues).await?);
         let router = MessageRouter::with_storage(storage.clone())
             .with_fallback_queue_limits(queues)
             .with_event_handler(hook.clone())
@@ -156,7 +161,7 @@ impl Served {
             max_connection_rate: 10_000,
             rate_limit_window: Duration::from_secs(1),
         };
-        Self {
+        Ok(Self {
             ingest,
             config: Arc::new(broker_config(options, hook)),
             router: Arc::new(router),
@@ -165,7 +170,7 @@ impl Served {
             stats: Arc::new(BrokerStats::new()),
             monitor: Arc::new(ResourceMonitor::new(limits)),
             shutdown: broadcast::Sender::new(1),
-        }
+        })
     }
 
     /// Accepts until told to stop, then lets the connections end.
@@ -192,6 +197,9 @@ impl Served {
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_GRACE, all_ended).await.is_err() {
             connections.shutdown().await;
+        }
+        if let DynamicStorage::File(files) = &*self.storage {
+            files.flush_queue_writes().await;
         }
     }
 
@@ -231,6 +239,16 @@ impl Served {
         self.router.sweep_sessions().await;
         self.monitor.cleanup_expired_windows().await;
     }
+}
+
+async fn open_storage(options: &BrokerOptions, queues: QueueLimits) -> Result<DynamicStorage> {
+    let Some(dir) = &options.dir else {
+        return Ok(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queues)));
+    };
+    let opened = FileBackend::with_queue_limits(dir, queues).await;
+    opened
+        .map(DynamicStorage::File)
+        .map_err(|e| Error::invalid(format!("the sessions of the embedded broker in {}: {e}", dir.display())))
 }
 
 fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> BrokerConfig {

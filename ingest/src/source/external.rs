@@ -12,7 +12,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish};
+use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::{
     AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, ManualAck,
     MqttOptions,
@@ -80,20 +80,22 @@ impl Subscriber {
         let (deliveries, delivered) = mpsc::channel(CHANNEL);
         let state = Arc::new(LinkState::default());
         let stop = CancellationToken::new();
-        let link = Link {
-            events,
+        let subscriptions = Arc::new(Subscriptions {
             client: client.clone(),
             filters: ingest.watch_filters(),
-            subscribed: Vec::new(),
+            subscribed: Mutex::default(),
+        });
+        let link = Link {
+            events,
+            subscriptions: subscriptions.clone(),
             deliveries,
             state: state.clone(),
             is_first: true,
         };
-        let taker = Taker { ingest, client, client_id: client_id.to_owned(), state: state.clone() };
-        let tasks = vec![
-            tokio::spawn(link.run(stop.clone())),
-            tokio::spawn(taker.run(delivered, stop.clone())),
-        ];
+        let taker =
+            Taker { ingest, client, client_id: client_id.to_owned(), subscriptions, state: state.clone() };
+        let tasks =
+            vec![tokio::spawn(link.run(stop.clone())), tokio::spawn(taker.run(delivered, stop.clone()))];
         Ok(Self { state, stop, tasks: tokio::sync::Mutex::new(tasks) })
     }
 
@@ -129,7 +131,8 @@ fn options(url: &str, client_id: &str) -> Result<MqttOptions> {
     if !matches!(parsed.scheme(), "mqtt" | "tcp") {
         return Err(wrong(&format!("the scheme `{}` is not supported", parsed.scheme())));
     }
-    let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?;
+    let host =
+        parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let mut options = MqttOptions::new(client_id, (host, parsed.port().unwrap_or(1883)));
     options
@@ -172,52 +175,84 @@ struct Delivered {
     publish: Publish,
 }
 
-/// Owns the connection.
-struct Link {
-    events: EventLoop,
+/// What the broker sends us.
+struct Subscriptions {
     client: AsyncClient,
     filters: watch::Receiver<Arc<Vec<String>>>,
     /// The filters that the broker's session has, as far as we know.
-    subscribed: Vec<String>,
+    subscribed: Mutex<Vec<String>>,
+}
+
+impl Subscriptions {
+    /// The broker's session is a new one.
+    fn forget(&self) {
+        self.subscribed.lock().clear();
+    }
+
+    /// Brings the broker's session in line with what the streams want. `false` if that must be tried again.
+    fn renew(&self) -> bool {
+        let mut subscribed = self.subscribed.lock();
+        let wanted = self.filters.borrow().clone();
+        for filter in wanted.iter().filter(|filter| !subscribed.contains(filter)) {
+            if let Err(e) = self.client.try_subscribe(filter.as_str(), QoS::AtLeastOnce) {
+                tracing::warn!("cannot subscribe to `{filter}` now: {e}");
+                return false;
+            }
+        }
+        for filter in subscribed.iter().filter(|filter| !wanted.contains(filter)) {
+            if let Err(e) = self.client.try_unsubscribe(filter.as_str()) {
+                tracing::warn!("cannot unsubscribe from `{filter}` now: {e}");
+                return false;
+            }
+        }
+        *subscribed = wanted.to_vec();
+        true
+    }
+}
+
+/// Owns the connection.
+struct Link {
+    events: EventLoop,
+    subscriptions: Arc<Subscriptions>,
     deliveries: mpsc::Sender<Delivered>,
     state: Arc<LinkState>,
     is_first: bool,
 }
 
 impl Link {
+    /// Runs until told to stop. Polling is interrupted by nothing else: that would not be safe.
     async fn run(mut self, stop: CancellationToken) {
-        let mut pause = FIRST_RETRY;
-        // Polling the connection is not interrupted by anything but the end: that would not be safe.
-        let work = async {
-            loop {
-                match self.events.poll().await {
-                    Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                        pause = FIRST_RETRY;
-                        self.connected(&ack);
-                    }
-                    Ok(Event::Incoming(Packet::Publish(publish))) => {
-                        let epoch = self.state.epoch.load(Ordering::Acquire);
-                        if self.deliveries.send(Delivered { epoch, publish }).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(e) => {
-                        self.disconnected(&e.to_string());
-                        tokio::time::sleep(jittered(pause)).await;
-                        pause = (pause * 2).min(LAST_RETRY);
-                    }
-                }
-                if self.filters.has_changed().unwrap_or(false) {
-                    self.subscribe();
-                }
-            }
-        };
+        let state = self.state.clone();
         tokio::select! {
-            () = work => {}
+            () = self.work() => {}
             () = stop.cancelled() => {}
         }
-        self.state.connected.store(false, Ordering::Relaxed);
+        state.connected.store(false, Ordering::Relaxed);
+    }
+
+    async fn work(&mut self) {
+        let mut pause = FIRST_RETRY;
+        loop {
+            match self.events.poll().await {
+                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                    pause = FIRST_RETRY;
+                    self.connected(&ack);
+                }
+                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                    let epoch = self.state.epoch.load(Ordering::Acquire);
+                    if self.deliveries.send(Delivered { epoch, publish }).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Event::Incoming(Packet::SubAck(ack))) => self.subscribed(&ack),
+                Ok(_) => {}
+                Err(e) => {
+                    self.disconnected(&e.to_string());
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(LAST_RETRY);
+                }
+            }
+        }
     }
 
     fn connected(&mut self, ack: &ConnAck) {
@@ -226,9 +261,17 @@ impl Link {
         self.state.last_error.lock().take();
         // A session that an earlier process left behind may have other filters.
         if !ack.session_present || std::mem::take(&mut self.is_first) {
-            self.subscribed.clear();
+            self.subscriptions.forget();
         }
-        self.subscribe();
+        self.subscriptions.renew();
+    }
+
+    fn subscribed(&self, ack: &SubAck) {
+        let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+        if let Some(code) = refused {
+            tracing::error!("the broker refuses a subscription: {code:?}");
+            *self.state.last_error.lock() = Some(format!("the broker refuses a subscription: {code:?}"));
+        }
     }
 
     fn disconnected(&self, why: &str) {
@@ -239,25 +282,6 @@ impl Link {
         self.state.reconnects.fetch_add(1, Ordering::Relaxed);
         *self.state.last_error.lock() = Some(why.to_owned());
     }
-
-    /// Brings the broker's session in line with what the streams want.
-    fn subscribe(&mut self) {
-        if !self.state.connected.load(Ordering::Relaxed) {
-            return;
-        }
-        let wanted = self.filters.borrow_and_update().clone();
-        let (subscribed, client) = (&self.subscribed, &self.client);
-        let added = wanted.iter().filter(|filter| !subscribed.contains(filter));
-        let mut done = added.map(|filter| client.try_subscribe(filter.as_str(), QoS::AtLeastOnce)).all(|r| r.is_ok());
-        let gone = subscribed.iter().filter(|filter| !wanted.contains(filter));
-        done &= gone.map(|filter| client.try_unsubscribe(filter.as_str())).all(|r| r.is_ok());
-        if done {
-            self.subscribed = wanted.to_vec();
-        } else {
-            // The request queue is full. The next event brings us here again.
-            self.filters.mark_changed();
-        }
-    }
 }
 
 /// Hands messages to ingest and acknowledges them.
@@ -265,12 +289,15 @@ struct Taker {
     ingest: Arc<Ingest>,
     client: AsyncClient,
     client_id: String,
+    subscriptions: Arc<Subscriptions>,
     state: Arc<LinkState>,
 }
 
 impl Taker {
     async fn run(self, mut delivered: mpsc::Receiver<Delivered>, stop: CancellationToken) {
         let mut pending = FuturesOrdered::new();
+        let mut filters = self.subscriptions.filters.clone();
+        filters.mark_unchanged();
         loop {
             let went_well = tokio::select! {
                 Some(delivery) = delivered.recv() => match self.take(delivery).await {
@@ -282,6 +309,14 @@ impl Taker {
                     Err(_) => false,
                 },
                 Some(settled) = pending.next() => self.acknowledge(settled),
+                Ok(()) = filters.changed() => {
+                    // Without a connection there is nothing to do: the next one subscribes to what is wanted then.
+                    if self.state.connected.load(Ordering::Relaxed) && !self.subscriptions.renew() {
+                        tokio::time::sleep(FIRST_RETRY).await;
+                        filters.mark_changed();
+                    }
+                    true
+                }
                 () = stop.cancelled() => false,
                 else => false,
             };

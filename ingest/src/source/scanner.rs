@@ -94,8 +94,11 @@ impl Scanner {
 
     fn publish(&mut self, first_byte: u8, version: u8, mut body: Bytes) -> Option<Option<Seen>> {
         let qos = (first_byte >> 1) & 3;
+        if qos == 3 {
+            return None;
+        }
         let mut topic = take_text(&mut body)?;
-        let packet_id = if qos > 0 { Some(body.try_get_u16().ok()?) } else { None };
+        let packet_id = if qos > 0 { Some(body.try_get_u16().ok().filter(|id| *id != 0)?) } else { None };
         if version == MQTT_5 {
             let length = take_varint(&mut body)?;
             if length > body.len() {
@@ -104,6 +107,9 @@ impl Scanner {
             if let Some(alias) = topic_alias(body.split_to(length))? {
                 topic = self.resolve(alias, topic)?;
             }
+        }
+        if !is_topic(&topic) {
+            return None;
         }
         let dup = first_byte & DUP != 0;
         Some(packet_id.map(|packet_id| Seen { packet_id, dup, topic, payload: body }))
@@ -151,6 +157,12 @@ fn take_text(bytes: &mut Bytes) -> Option<String> {
         return None;
     }
     String::from_utf8(bytes.split_to(length).to_vec()).ok()
+}
+
+/// Whether a message may be published to `topic`. The broker ends the connection of a client that tries others,
+/// so ingest must not take them first.
+fn is_topic(topic: &str) -> bool {
+    !topic.is_empty() && !topic.contains(['+', '#', '\0'])
 }
 
 fn protocol_version(connect: &Bytes) -> Option<u8> {
@@ -213,7 +225,11 @@ mod tests {
         for size in 1..bytes.len() {
             let seen = feed_in_pieces(&bytes, size);
             let brief: Vec<_> = seen.iter().map(|s| (s.packet_id, s.dup, s.payload.as_ref())).collect();
-            assert_eq!(brief, [(7, false, &b"hi"[..]), (7, true, b"hi"), (8, false, b"")], "pieces of {size}");
+            assert_eq!(
+                brief,
+                [(7, false, &b"hi"[..]), (7, true, b"hi"), (8, false, b"")],
+                "pieces of {size}"
+            );
             assert!(seen.iter().all(|s| s.topic == "a/b"));
         }
     }
@@ -226,6 +242,18 @@ mod tests {
         let seen = feed_in_pieces(&bytes, 3);
         let brief: Vec<_> = seen.iter().map(|s| (s.topic.as_str(), s.payload.as_ref())).collect();
         assert_eq!(brief, [("a/b", &b"x"[..]), ("a/b", b"y")]);
+    }
+
+    #[test]
+    fn what_the_broker_will_refuse_is_not_reported() {
+        let good = b"\x32\x09\x00\x03a/b\x00\x07hi";
+        let bad: [(usize, u8); 4] = [(0, 0x36), (5, b'+'), (5, b'#'), (8, 0)];
+        assert_eq!(feed_in_pieces(&[CONNECT_4, good].concat(), 100).len(), 1);
+        for (at, byte) in bad {
+            let mut packet = good.to_vec();
+            packet[at] = byte;
+            assert_eq!(feed_in_pieces(&[CONNECT_4, &packet, good].concat(), 100), [], "{byte} at {at}");
+        }
     }
 
     #[test]

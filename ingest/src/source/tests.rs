@@ -136,7 +136,8 @@ async fn a_subscription_takes_what_the_streams_want_and_survives_the_broker() {
     let (world, other) = (start(near.path(), &[EVENTS]).await, start(far.path(), &[]).await);
     let far_broker = broker(&other).await;
     let addr = far_broker.local_addr();
-    let subscriber = Subscriber::start(&format!("mqtt://{addr}"), "iot", world.ingest.clone()).expect("a good URL");
+    let subscriber =
+        Subscriber::start(&format!("mqtt://{addr}"), "iot", world.ingest.clone()).expect("a good URL");
     let connected = async |reconnects: u64| {
         while !subscriber.stats().connected || subscriber.stats().reconnects < reconnects {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -162,7 +163,8 @@ async fn a_subscription_takes_what_the_streams_want_and_survives_the_broker() {
     tokio::time::timeout(in_time, stored(50)).await.expect("all arrive");
     far_broker.stop().await;
     drop(far_broker);
-    let again = Broker::start(addr, other.ingest.clone(), BrokerOptions::default()).await.expect("it listens");
+    let again =
+        Broker::start(addr, other.ingest.clone(), BrokerOptions::default()).await.expect("it listens");
     tokio::time::timeout(in_time, connected(1)).await.expect("it comes back");
     publish_all(51, 60).await;
     tokio::time::timeout(in_time, stored(60)).await.expect("all arrive");

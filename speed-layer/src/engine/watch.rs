@@ -62,31 +62,26 @@ impl Engine {
         Ok(target)
     }
 
-    /// Notices that a stream has got new or wider columns.
+    /// Notices that a stream has got new or wider columns. A batch from before that (in a replay) has narrower
+    /// ones; it is the stream's own schema that counts.
     pub(super) async fn note_schema(&mut self, batch: &MicroBatch) {
-        let schema = batch.rows.schema();
-        if self.schemas.get(&batch.stream).is_some_and(|known| *known == schema) {
+        if self.schemas.get(&batch.stream).is_some_and(|known| *known == batch.rows.schema()) {
             return;
         }
-        self.schemas.insert(batch.stream.clone(), schema.clone());
+        self.schemas.insert(batch.stream.clone(), batch.rows.schema());
+        let Ok(target) = self.target(&batch.stream) else { return };
         for live in self.views_on(&batch.stream) {
-            let narrower = |field: &Arc<arrow::datatypes::Field>| {
-                schema.field_with_name(field.name()).is_ok_and(|now| now.data_type() != field.data_type())
+            let wider = |field: &Arc<arrow::datatypes::Field>| {
+                target.schema.field_with_name(field.name()).is_ok_and(|now| now.data_type() != field.data_type())
             };
             // State of the narrower type cannot take in the wider one: the view is made anew from raw.
-            if live.view().input_schema().fields().iter().any(narrower)
+            if live.view().input_schema().fields().iter().any(wider)
                 && let Err(e) = self.put_view(live.view().def().clone()).await
             {
                 self.failed(&format!("view `{}`", live.view().name()), &e);
             }
         }
         if self.rules.watches(&batch.stream) {
-            let target = Target {
-                name: batch.stream.to_string(),
-                schema,
-                time_column: Some(EVENT_TIME.to_owned()),
-                key_columns: vec![DEVICE_ID.to_owned()],
-            };
             self.retarget(target).await;
         }
     }

@@ -1,0 +1,50 @@
+//! An external broker that stops and comes back under load.
+
+use std::time::{Duration, Instant};
+
+use iot_tests::load::Progress;
+use iot_tests::{Mosquitto, PATIENCE, Server, pause, python, wait_a_little};
+
+use crate::crash::{check_at_the_end, loads, report, start, wait_for_rows, wait_for_subscription};
+
+/// Gateways publish at QoS 2 here: with QoS 1 the broker itself takes what was acknowledged into nowhere, and
+/// sent again, for another message.
+#[test]
+fn ingest_comes_back_to_its_broker_and_nothing_is_lost_or_doubled() {
+    if python("paho.mqtt.client").is_none() {
+        return;
+    }
+    let Some(mut mosquitto) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), &["--broker", &mosquitto.url()]);
+    wait_for_subscription(&server);
+    wait_for_readiness(&server, true);
+    let loads = loads(mosquitto.port, 2);
+    for stop in 1..=3 {
+        pause(Duration::from_millis(1_500));
+        mosquitto.stop();
+        wait_for_readiness(&server, false);
+        let (_, reason) = server.get_text("/readyz");
+        assert!(reason.contains("broker"), "the reason is told: {reason}");
+        pause(Duration::from_millis(300 * stop));
+        mosquitto.start_again();
+        wait_for_readiness(&server, true);
+        let acked = loads.each_ref().map(|load| load.progress().acked());
+        loads.iter().zip(acked).for_each(|(load, acked)| load.wait_for_acked(acked + 100));
+    }
+    let sent: Vec<(&str, Progress)> = loads.into_iter().map(|load| (load.name(), load.finish())).collect();
+    wait_for_rows(&server, &sent);
+    check_at_the_end(&server, &sent);
+    let broker = server.status()["broker"].clone();
+    assert!(broker["reconnects"].as_u64() >= Some(3), "{broker}");
+    eprintln!("{broker}");
+    report(&sent);
+}
+
+fn wait_for_readiness(server: &Server, ready: bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while server.is_ready() != ready {
+        assert!(Instant::now() < deadline, "ready is not {ready}: {}", server.status());
+        wait_a_little();
+    }
+}
