@@ -32,6 +32,8 @@
 //! case is refused (`unknown_fields: ignore` leaves such fields out instead). What a topic level says (the
 //! device, or another named level) wins over a payload field of the same name.
 
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod dead_letter;
 mod decode;
