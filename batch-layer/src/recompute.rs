@@ -45,7 +45,14 @@ impl BatchLayer {
         runtime: Arc<RuntimeEnv>,
         partitions: usize,
     ) -> Self {
-        Self { raw, views, runtime, partitions, turn: tokio::sync::Mutex::default(), history: Mutex::default() }
+        Self {
+            raw,
+            views,
+            runtime,
+            partitions,
+            turn: tokio::sync::Mutex::default(),
+            history: Mutex::default(),
+        }
     }
 
     /// Runs one view. Holds no other run up for longer than its own takes.
@@ -119,7 +126,8 @@ impl BatchLayer {
         let events = LogicalPlanBuilder::from(events).project(columns)?.build()?;
         let mut plan = LogicalPlanBuilder::from(view.state_plan(events)?);
         // Sorted by key, so that a query for one device reads few row groups.
-        let keys = view.keys().iter().map(|key| Expr::Column(Column::new_unqualified(&key.name)).sort(true, true));
+        let keys =
+            view.keys().iter().map(|key| Expr::Column(Column::new_unqualified(&key.name)).sort(true, true));
         let keys = keys.collect::<Vec<_>>();
         if !keys.is_empty() {
             plan = plan.sort(keys)?;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Column;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
 use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
 use iot_schemas::session::{context, small_context};
 use iot_schemas::table::{FileInfo, Table};
@@ -78,12 +78,17 @@ pub async fn compact_rows(table: &Table, config: &UpkeepConfig) -> Result<Upkeep
 }
 
 /// Compacts a view's table: the state rows of a group are merged into one.
-pub async fn compact_state(view: &CompiledView, table: &Arc<Table>, config: &UpkeepConfig) -> Result<UpkeepReport> {
+pub async fn compact_state(
+    view: &CompiledView,
+    table: &Arc<Table>,
+    config: &UpkeepConfig,
+) -> Result<UpkeepReport> {
     let mut report = UpkeepReport::default();
     for files in candidates(table, config) {
         let stored = view.stored_states(table.snapshot().provider_of(&files).await?)?;
         let mut plan = LogicalPlanBuilder::from(view.merge_plan(stored)?);
-        let keys = view.keys().iter().map(|key| Expr::Column(Column::new_unqualified(&key.name)).sort(true, true));
+        let keys =
+            view.keys().iter().map(|key| Expr::Column(Column::new_unqualified(&key.name)).sort(true, true));
         let keys = keys.collect::<Vec<_>>();
         if !keys.is_empty() {
             plan = plan.sort(keys).map_err(iot_schemas::Error::from)?;

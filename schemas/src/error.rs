@@ -68,8 +68,13 @@ impl Error {
             Self::DataFusion(e) => {
                 matches!(
                     e.find_root(),
-                    E::SQL(..) | E::Plan(_) | E::SchemaError(..) | E::NotImplemented(_) | E::Configuration(_)
-                        | E::ArrowError(..) | E::Execution(_)
+                    E::SQL(..)
+                        | E::Plan(_)
+                        | E::SchemaError(..)
+                        | E::NotImplemented(_)
+                        | E::Configuration(_)
+                        | E::ArrowError(..)
+                        | E::Execution(_)
                 )
             }
             _ => false,

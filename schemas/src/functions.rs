@@ -60,7 +60,9 @@ impl ScalarUDFImpl for Tumble {
                 Ok(vec![timestamp_type(), DataType::Interval(IntervalUnit::MonthDayNano)])
             }
             [other, _] => plan_err!("tumble() takes a timestamp as its first argument, not {other}"),
-            _ => plan_err!("tumble() takes two arguments, a timestamp and a size: tumble(event_time, INTERVAL '1 minute')"),
+            _ => plan_err!(
+                "tumble() takes two arguments, a timestamp and a size: tumble(event_time, INTERVAL '1 minute')"
+            ),
         }
     }
 

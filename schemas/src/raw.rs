@@ -153,8 +153,10 @@ fn as_field(stored: &DFSchema, field: &Field) -> Expr {
 ///
 /// Written so that the statistics of a file (its lowest and highest node and number) can rule it out.
 fn positions(after: &Frontier, up_to: Option<&Frontier>) -> Option<Expr> {
-    let later = |(node, seq): (&NodeId, Seq)| column(NODE).not_eq(lit(&**node)).or(column(SEQ).gt(lit(seq as i64)));
-    let within = |(node, seq): (&NodeId, Seq)| column(NODE).eq(lit(&**node)).and(column(SEQ).lt_eq(lit(seq as i64)));
+    let later =
+        |(node, seq): (&NodeId, Seq)| column(NODE).not_eq(lit(&**node)).or(column(SEQ).gt(lit(seq as i64)));
+    let within =
+        |(node, seq): (&NodeId, Seq)| column(NODE).eq(lit(&**node)).and(column(SEQ).lt_eq(lit(seq as i64)));
     let lower = after.iter().filter(|(_, seq)| *seq > 0).map(later).reduce(Expr::and);
     let upper = up_to.map(|up_to| up_to.iter().map(within).reduce(Expr::or).unwrap_or_else(|| lit(false)));
     [lower, upper].into_iter().flatten().reduce(Expr::and)

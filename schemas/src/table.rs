@@ -16,9 +16,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, MetadataExt, StructType, Transaction};
-use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -76,7 +76,9 @@ impl Store {
 
     /// The local directory behind the store.
     pub fn local_path(&self, path: &str) -> Result<std::path::PathBuf> {
-        self.url(path)?.to_file_path().map_err(|()| Error::invalid(format!("`{}` is no local path", self.root)))
+        self.url(path)?
+            .to_file_path()
+            .map_err(|()| Error::invalid(format!("`{}` is no local path", self.root)))
     }
 }
 
@@ -178,8 +180,14 @@ impl Table {
     pub async fn reset(&self, schema: &SchemaRef, definition: i64) -> Result<TableSnapshot> {
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
-        let kernel_schema: StructType = schema.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
-        let metadata = delta.snapshot()?.metadata().clone().with_schema(&kernel_schema).map_err(corrupt(&self.spec.path))?;
+        let kernel_schema: StructType =
+            schema.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
+        let metadata = delta
+            .snapshot()?
+            .metadata()
+            .clone()
+            .with_schema(&kernel_schema)
+            .map_err(corrupt(&self.spec.path))?;
         let mut actions = vec![Action::Metadata(metadata)];
         actions.extend(removes(&delta, |_| true, true)?);
         let operation = write_operation(SaveMode::Overwrite, &self.spec);
@@ -200,7 +208,10 @@ impl Table {
         let delta = self.snapshot().delta;
         let removed = removes(&delta, |path| files.iter().any(|file| file.path == path), false)?;
         if removed.len() != files.len() {
-            return Err(Error::invalid(format!("{}: the files to rewrite have changed; try again", self.spec.path)));
+            return Err(Error::invalid(format!(
+                "{}: the files to rewrite have changed; try again",
+                self.spec.path
+            )));
         }
         let mut actions = removed;
         for action in write_files(RecordBatchWriter::for_table(&delta)?, batches).await? {
@@ -229,8 +240,14 @@ impl Table {
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
         let merged: SchemaRef = Arc::new(merged);
-        let kernel_schema: StructType = merged.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
-        let metadata = delta.snapshot()?.metadata().clone().with_schema(&kernel_schema).map_err(corrupt(&self.spec.path))?;
+        let kernel_schema: StructType =
+            merged.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
+        let metadata = delta
+            .snapshot()?
+            .metadata()
+            .clone()
+            .with_schema(&kernel_schema)
+            .map_err(corrupt(&self.spec.path))?;
         let mut actions = vec![Action::Metadata(metadata)];
         if widened && self.snapshot().file_count() > 0 {
             actions.extend(removes(&delta, |_| true, false)?);
@@ -263,11 +280,8 @@ impl Table {
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
         let keep = chrono::Duration::from_std(keep).unwrap_or(chrono::Duration::MAX);
-        let (delta, metrics) = delta
-            .vacuum()
-            .with_retention_period(keep)
-            .with_enforce_retention_duration(false)
-            .await?;
+        let (delta, metrics) =
+            delta.vacuum().with_retention_period(keep).with_enforce_retention_duration(false).await?;
         *self.snapshot.write() = TableSnapshot::read(delta, &self.spec.nodes).await?;
         Ok(metrics.files_deleted.len())
     }
@@ -497,7 +511,10 @@ fn merge_schemas(current: &Schema, wanted: &Schema) -> Result<(Schema, bool)> {
             (DataType::Float64, DataType::Int64) => {}
             (a, b) if a == b => {}
             (a, b) => {
-                return Err(Error::invalid(format!("column `{}` cannot change from {a} to {b}", field.name())));
+                return Err(Error::invalid(format!(
+                    "column `{}` cannot change from {a} to {b}",
+                    field.name()
+                )));
             }
         }
     }

@@ -7,8 +7,8 @@ use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use chrono::DateTime;
-use datafusion::catalog::MemoryCatalogProvider;
 use datafusion::catalog::CatalogProvider;
+use datafusion::catalog::MemoryCatalogProvider;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -140,11 +140,7 @@ impl QueryEngine {
         let text = error.to_string();
         let Some(at) = text.find("' not found").filter(|_| text.contains("table '")) else { return error };
         let name = text[..at].rsplit(['\'', '.']).next().unwrap_or_default().to_owned();
-        let tables = Tables {
-            sources: self.sources.clone(),
-            layer: Layer::Merged,
-            scope: Arc::default(),
-        };
+        let tables = Tables { sources: self.sources.clone(), layer: Layer::Merged, scope: Arc::default() };
         let known = datafusion::catalog::SchemaProvider::table_names(&tables).join(", ");
         Error::invalid(format!("there is no table `{name}`; the tables are: {known}"))
     }
@@ -187,7 +183,13 @@ impl Queries for QueryEngine {
         let order: Vec<_> = window
             .iter()
             .map(|name| column(name).sort(false, false))
-            .chain(compiled.keys().iter().filter_map(|key| key.output.as_ref()).map(|name| column(name).sort(true, false)))
+            .chain(
+                compiled
+                    .keys()
+                    .iter()
+                    .filter_map(|key| key.output.as_ref())
+                    .map(|name| column(name).sort(true, false)),
+            )
             .collect();
         self.answer(Layer::Merged, filter.limit, async |session| {
             let mut frame = session.table(datafusion::common::TableReference::bare(view)).await?;
@@ -209,7 +211,8 @@ fn column(name: &str) -> Expr {
 
 /// Reads RFC 3339 text.
 fn instant(text: &str) -> Result<ScalarValue> {
-    let time = DateTime::parse_from_rfc3339(text)
-        .map_err(|e| Error::invalid(format!("`{text}` is no RFC 3339 time ({e}); write 2026-01-31T12:00:00Z")))?;
+    let time = DateTime::parse_from_rfc3339(text).map_err(|e| {
+        Error::invalid(format!("`{text}` is no RFC 3339 time ({e}); write 2026-01-31T12:00:00Z"))
+    })?;
     Ok(ScalarValue::TimestampMicrosecond(Some(time.timestamp_micros()), Some("UTC".into())))
 }

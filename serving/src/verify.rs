@@ -10,14 +10,14 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
+use iot_schemas::Result;
 use iot_schemas::control::VerifyReport;
 use iot_schemas::session::context;
 use iot_schemas::view::{CompiledView, Layer};
-use iot_schemas::Result;
 
 use crate::tables::Sources;
 
@@ -39,7 +39,8 @@ pub async fn verify_view(sources: &Sources, view: &str, runtime: Arc<RuntimeEnv>
     let session = context(2, runtime);
     let merged = session.execute_logical_plan(snapshot.rows(Layer::Merged).await?).await?.collect().await?;
 
-    let events = raw.events_between(&iot_schemas::position::Frontier::empty(), Some(&snapshot.frontier)).await?;
+    let events =
+        raw.events_between(&iot_schemas::position::Frontier::empty(), Some(&snapshot.frontier)).await?;
     let count = session.execute_logical_plan(events.clone()).await?.count().await? as u64;
     session.register_table(
         TableReference::bare(compiled.stream().to_string()),
@@ -77,7 +78,9 @@ fn compare(view: &CompiledView, merged: &RecordBatch, recomputed: &RecordBatch) 
     let keys = key_columns(view);
     let (left, right) = (index(merged, &keys)?, index(recomputed, &keys)?);
     let columns = (0..merged.num_columns())
-        .map(|at| ColumnPair::new(merged.schema_ref().field(at).name(), merged.column(at), recomputed.column(at)))
+        .map(|at| {
+            ColumnPair::new(merged.schema_ref().field(at).name(), merged.column(at), recomputed.column(at))
+        })
         .collect::<Result<Vec<_>>>()?;
     let sketches = uses_sketches(view);
     let mut differences = Vec::new();
@@ -88,7 +91,12 @@ fn compare(view: &CompiledView, merged: &RecordBatch, recomputed: &RecordBatch) 
                 let unequal = columns.iter().filter(|pair| !pair.equal(*merged_row, *row, sketches));
                 differences.extend(unequal.map(|pair| {
                     let what = describe_keys(recomputed, &keys, *row);
-                    format!("{what}: `{}` is {} merged, {} recomputed", pair.name, pair.left_text(*merged_row), pair.right_text(*row))
+                    format!(
+                        "{what}: `{}` is {} merged, {} recomputed",
+                        pair.name,
+                        pair.left_text(*merged_row),
+                        pair.right_text(*row)
+                    )
                 }));
             }
         }
@@ -105,8 +113,11 @@ fn compare(view: &CompiledView, merged: &RecordBatch, recomputed: &RecordBatch) 
 /// The columns that tell rows apart: the group keys if all are shown, else everything but doubles.
 fn key_columns(view: &CompiledView) -> Vec<usize> {
     let schema = view.output_schema();
-    let shown: Option<Vec<usize>> =
-        view.keys().iter().map(|key| key.output.as_ref().and_then(|name| schema.index_of(name).ok())).collect();
+    let shown: Option<Vec<usize>> = view
+        .keys()
+        .iter()
+        .map(|key| key.output.as_ref().and_then(|name| schema.index_of(name).ok()))
+        .collect();
     shown.unwrap_or_else(|| {
         let exact = |at: &usize| {
             let data_type = schema.field(*at).data_type();
@@ -125,10 +136,12 @@ fn index(batch: &RecordBatch, keys: &[usize]) -> Result<HashMap<(Box<[u8]>, usiz
     let mut rows = HashMap::with_capacity(batch.num_rows());
     let mut seen: HashMap<Box<[u8]>, usize> = HashMap::new();
     let columns: Vec<ArrayRef> = keys.iter().map(|at| batch.column(*at).clone()).collect();
-    let converter = RowConverter::new(columns.iter().map(|c| SortField::new(c.data_type().clone())).collect())?;
+    let converter =
+        RowConverter::new(columns.iter().map(|c| SortField::new(c.data_type().clone())).collect())?;
     let converted = if columns.is_empty() { None } else { Some(converter.convert_columns(&columns)?) };
     for row in 0..batch.num_rows() {
-        let key: Box<[u8]> = converted.as_ref().map_or_else(|| Box::from([]), |c| Box::from(c.row(row).as_ref()));
+        let key: Box<[u8]> =
+            converted.as_ref().map_or_else(|| Box::from([]), |c| Box::from(c.row(row).as_ref()));
         let n = seen.entry(key.clone()).or_insert(0);
         rows.insert((key, *n), row);
         *n += 1;

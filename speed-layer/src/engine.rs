@@ -147,7 +147,10 @@ impl SpeedLayer {
     }
 
     fn note_devices(&self, rows: &arrow::record_batch::RecordBatch) {
-        let Some(ids) = rows.column_by_name(DEVICE_ID).and_then(|column| column.as_string_opt::<i32>()) else { return };
+        let Some(ids) = rows.column_by_name(DEVICE_ID).and_then(|column| column.as_string_opt::<i32>())
+        else {
+            return;
+        };
         let mut devices = self.devices.lock();
         let mut previous = None;
         for id in ids.iter().flatten() {
@@ -389,7 +392,12 @@ impl Engine {
     }
 
     /// Updates a view's state and evaluates the rules on the rows that have changed.
-    async fn take_into(&mut self, live: &Arc<LiveView>, batch: &MicroBatch, at_rules: bool) -> Result<Vec<Transition>> {
+    async fn take_into(
+        &mut self,
+        live: &Arc<LiveView>,
+        batch: &MicroBatch,
+        at_rules: bool,
+    ) -> Result<Vec<Transition>> {
         let states = live.apply(batch).await?;
         let name: Arc<str> = live.view().name().into();
         if !at_rules || !self.rules.watches(&name) {
@@ -463,7 +471,11 @@ impl Engine {
     async fn save(&mut self) -> Result<()> {
         let progress = self.shared.progress.read();
         let progress = progress.iter().map(|(name, progress)| (name.to_string(), progress.clone()));
-        let saved = Saved { frontier: self.ruled.clone(), rules: self.rules.checkpoint(), progress: progress.collect() };
+        let saved = Saved {
+            frontier: self.ruled.clone(),
+            rules: self.rules.checkpoint(),
+            progress: progress.collect(),
+        };
         checkpoint_file::save(&self.config.checkpoint_path, &saved)
     }
 

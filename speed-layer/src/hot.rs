@@ -45,11 +45,13 @@ struct Place {
 impl HotRows {
     pub(crate) fn new(view: &CompiledView) -> Result<Self> {
         let keys = view.keys();
-        let window = keys.iter().position(|key| key.window_micros.is_some()).filter(|at| {
-            matches!(view.state_schema().field(*at).data_type(), DataType::Timestamp(..))
-        });
+        let window = keys
+            .iter()
+            .position(|key| key.window_micros.is_some())
+            .filter(|at| matches!(view.state_schema().field(*at).data_type(), DataType::Timestamp(..)));
         let labels: Vec<usize> = (0..keys.len()).filter(|at| Some(*at) != window).collect();
-        let fields = labels.iter().map(|at| SortField::new(view.state_schema().field(*at).data_type().clone()));
+        let fields =
+            labels.iter().map(|at| SortField::new(view.state_schema().field(*at).data_type().clone()));
         let converter = RowConverter::new(fields.collect())?;
         Ok(Self { labels, window, converter, newest: HashMap::new(), arena: Vec::new() })
     }
@@ -57,7 +59,11 @@ impl HotRows {
     /// Takes in the state rows of one group, which `live` has taken in already, and returns the merged state of
     /// the touched labels: one row per label and window, windows in order, none older than the label's newest
     /// before.
-    pub(crate) async fn update(&mut self, live: &LiveView, states: &[RecordBatch]) -> Result<Option<RecordBatch>> {
+    pub(crate) async fn update(
+        &mut self,
+        live: &LiveView,
+        states: &[RecordBatch],
+    ) -> Result<Option<RecordBatch>> {
         let delta = concat_batches(live.view().state_schema(), states)?;
         if delta.num_rows() == 0 {
             return Ok(None);
@@ -121,7 +127,8 @@ impl HotRows {
         let found = concat_batches(live.view().state_schema(), &found)?;
         let (found_keys, found_windows) = self.keys_and_windows(&found)?;
         let pairs = found_keys.iter().zip(&found_windows);
-        let mask: BooleanArray = pairs.map(|(key, window)| Some(wanted.contains(&(&**key, *window)))).collect();
+        let mask: BooleanArray =
+            pairs.map(|(key, window)| Some(wanted.contains(&(&**key, *window)))).collect();
         Ok(Some(filter_record_batch(&found, &mask)?))
     }
 
@@ -148,7 +155,8 @@ impl HotRows {
 
     fn compact(&mut self, schema: &Arc<arrow::datatypes::Schema>) -> Result<()> {
         let arena: Vec<&RecordBatch> = self.arena.iter().collect();
-        let places: Vec<(usize, usize)> = self.newest.values().map(|place| (place.batch, place.row)).collect();
+        let places: Vec<(usize, usize)> =
+            self.newest.values().map(|place| (place.batch, place.row)).collect();
         let kept = interleave_record_batch(&arena, &places)?;
         debug_assert_eq!(kept.schema_ref(), schema);
         for (row, place) in self.newest.values_mut().enumerate() {
@@ -169,7 +177,9 @@ impl HotRows {
         let windows = match self.window {
             Some(at) => {
                 let windows = rows.column(at).as_primitive::<TimestampMicrosecondType>();
-                (0..windows.len()).map(|i| if windows.is_valid(i) { windows.value(i) } else { i64::MIN }).collect()
+                (0..windows.len())
+                    .map(|i| if windows.is_valid(i) { windows.value(i) } else { i64::MIN })
+                    .collect()
             }
             None => vec![0; rows.num_rows()],
         };
@@ -181,8 +191,11 @@ impl HotRows {
 fn sort_by_window(rows: RecordBatch, window: Option<usize>) -> Result<RecordBatch> {
     use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
     let sortable = |at: &usize| !rows.column(*at).data_type().is_nested();
-    let order: Vec<usize> =
-        window.into_iter().chain((0..rows.num_columns()).filter(|at| Some(*at) != window)).filter(sortable).collect();
+    let order: Vec<usize> = window
+        .into_iter()
+        .chain((0..rows.num_columns()).filter(|at| Some(*at) != window))
+        .filter(sortable)
+        .collect();
     if order.is_empty() {
         return Ok(rows);
     }
@@ -191,4 +204,3 @@ fn sort_by_window(rows: RecordBatch, window: Option<usize>) -> Result<RecordBatc
     let indices = lexsort_to_indices(&columns, None)?;
     Ok(take_record_batch(&rows, &indices)?)
 }
-

@@ -88,7 +88,12 @@ impl LiveView {
             let states = session.execute_logical_plan(plan).await?.collect().await?;
             for (node, end) in sealed.iter() {
                 // State does not say which node it came from; a frontier of several nodes is covered as a whole.
-                live.epochs.push_back(Epoch { node: node.clone(), end: Some(end), states: Vec::new(), merged: 0 });
+                live.epochs.push_back(Epoch {
+                    node: node.clone(),
+                    end: Some(end),
+                    states: Vec::new(),
+                    merged: 0,
+                });
             }
             if let Some(last) = live.epochs.back_mut() {
                 last.states = states;
@@ -219,7 +224,8 @@ fn project_to(
 ) -> Result<datafusion::logical_expr::LogicalPlan> {
     use datafusion::common::Column;
     use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
-    let columns = view.input_schema().fields().iter().map(|f| Expr::Column(Column::new_unqualified(f.name())));
+    let columns =
+        view.input_schema().fields().iter().map(|f| Expr::Column(Column::new_unqualified(f.name())));
     Ok(LogicalPlanBuilder::from(events).project(columns.collect::<Vec<_>>())?.build()?)
 }
 
@@ -243,6 +249,7 @@ impl Epoch {
         let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
         let fresh = self.states.len() - self.merged;
         fresh >= MERGE_AT_LATEST
-            || (fresh >= MERGE_AFTER_BATCHES && 2 * rows(&self.states[self.merged..]) >= rows(&self.states[..self.merged]))
+            || (fresh >= MERGE_AFTER_BATCHES
+                && 2 * rows(&self.states[self.merged..]) >= rows(&self.states[..self.merged]))
     }
 }

@@ -29,7 +29,9 @@ pub struct StreamProgress {
 impl StreamProgress {
     /// Takes in the events of one group.
     pub fn observe(&mut self, rows: &RecordBatch, allowed_lateness_micros: i64) {
-        let (Some(times), Some(arrivals)) = (rows.column_by_name(EVENT_TIME), rows.column_by_name(INGEST_TIME)) else {
+        let (Some(times), Some(arrivals)) =
+            (rows.column_by_name(EVENT_TIME), rows.column_by_name(INGEST_TIME))
+        else {
             return;
         };
         let times = times.as_primitive::<TimestampMicrosecondType>();

@@ -60,7 +60,9 @@ async fn combinators() -> (CompiledView, BatchPlan) {
         retention: None,
     };
     let view = CompiledView::compile(Arc::new(def), "readings", &schema()).await.expect("compiles");
-    let plan = plan_over_batches(&small_context(), view.input_schema(), |e| view.state_plan(e)).await.expect("plans");
+    let plan = plan_over_batches(&small_context(), view.input_schema(), |e| view.state_plan(e))
+        .await
+        .expect("plans");
     (view, plan)
 }
 
@@ -149,7 +151,12 @@ fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode");
     group.sample_size(20);
     let payload = |i: usize| {
-        format!(r#"{{"ts":{},"temperature":{}.25,"humidity":{}.5,"status":"ok"}}"#, 1_760_000_000_000u64 + i as u64, i % 60, i % 100)
+        format!(
+            r#"{{"ts":{},"temperature":{}.25,"humidity":{}.5,"status":"ok"}}"#,
+            1_760_000_000_000u64 + i as u64,
+            i % 60,
+            i % 100
+        )
     };
     let messages: Vec<String> = (0..8_192).map(payload).collect();
     let mut bench = JsonBench::new("temperature: double, humidity: double, status: text");

@@ -66,7 +66,11 @@ async fn feed(line: &Line, from: usize, count: usize) {
         let readings = (0..PER_MESSAGE).map(|i| {
             let second = (m / DEVICES * PER_MESSAGE + i) as u64;
             let ts = START_MS + second * 1_000;
-            format!(r#"{{"ts":{ts},"temperature":{}.5,"humidity":{}.25}}"#, 20 + second % 17, 40 + device % 31)
+            format!(
+                r#"{{"ts":{ts},"temperature":{}.5,"humidity":{}.25}}"#,
+                20 + second % 17,
+                40 + device % 31
+            )
         });
         let payload = format!("[{}]", readings.collect::<Vec<_>>().join(","));
         Message::new(format!("devices/device-{device:04}/telemetry"), payload)
@@ -98,7 +102,9 @@ async fn point_query(line: &Line) -> f64 {
 async fn point() {
     let dir = tempfile::tempdir().expect("a directory");
     let line = open(dir.path()).await;
-    println!("events     ingest events/s   state rows   point query: speed, sealed, batch, batch + speed (ms, median of 31)");
+    println!(
+        "events     ingest events/s   state rows   point query: speed, sealed, batch, batch + speed (ms, median of 31)"
+    );
     let mut fed = 0;
     for total in [1_000_000, 10_000_000] {
         let started = Instant::now();

@@ -99,20 +99,29 @@ fn a_reader_gets_what_it_asked_for() {
         ("state=resolved", "state = 'resolved'"),
         ("device_id=load-1", "device_id = 'load-1'"),
         ("label.team=office", "rule = 'warm'"),
-        ("severity=critical&device_id=load-2&state=firing", "rule = 'hot' AND device_id = 'load-2' AND state = 'firing'"),
+        (
+            "severity=critical&device_id=load-2&state=firing",
+            "rule = 'hot' AND device_id = 'load-2' AND state = 'firing'",
+        ),
     ];
     for (filter, condition) in cases {
         let url = format!("{}/v1/alerts/stream?last_event_id=0&{filter}", server.url());
         let seen = alerts(&curl_for(&curl, 1, &url));
         assert_eq!(seen.len() as i64, count(condition), "{filter}");
         let ids: Vec<u64> = seen.iter().filter_map(|event| event.id).collect();
-        assert!(ids.is_sorted() && seen.iter().all(|event| event.json()["id"].as_u64() == event.id), "{filter}");
+        assert!(
+            ids.is_sorted() && seen.iter().all(|event| event.json()["id"].as_u64() == event.id),
+            "{filter}"
+        );
     }
     assert!(all > 10, "{all} transitions are too few for this test");
     for wrong in ["colour=red", "state=burning", "last_event_id=x", "snapshot=maybe"] {
         let (status, body) = server.get_text(&format!("/v1/alerts/stream?{wrong}"));
         assert_eq!(status, 400, "{wrong}: {body}");
-        assert!(serde_json::from_str::<Value>(&body).is_ok_and(|problem| problem["type"].is_string()), "{body}");
+        assert!(
+            serde_json::from_str::<Value>(&body).is_ok_and(|problem| problem["type"].is_string()),
+            "{body}"
+        );
     }
 }
 
@@ -149,7 +158,11 @@ fn chromium_sees_each_transition_once_and_a_living_dashboard() {
     let seen = browser.run("return window.seen");
     assert_eq!(seen, serde_json::json!(expected));
     wait_for_dashboard(&browser);
-    eprintln!("chromium saw {} transitions over {} connections", expected.len(), browser.number("return window.opened"));
+    eprintln!(
+        "chromium saw {} transitions over {} connections",
+        expected.len(),
+        browser.number("return window.opened")
+    );
 }
 
 /// Waits until the dashboard shows what it is there for.

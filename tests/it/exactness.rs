@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use iot_tests::{Mosquitto, PATIENCE, Server, iotctl, python, shared, wait_a_little, workspace};
@@ -15,7 +16,7 @@ const VIEWS: [(&str, &str, u64); 2] =
     [("by_minute", "1 minute", 60_000_000), ("by_hour", "1 hour", 3_600_000_000)];
 /// Epochs are sealed sooner than in earnest, so that there are many of them, and the schedule never runs.
 const CONFIG: &str = "ingest: {seal_age: 400ms}\n";
-/// How often a part of the file is sent again, each time followed by a batch run: one more than compaction needs.
+/// How often a part of the file is sent again, amid batch runs and followed by one: one more than compaction needs.
 const ROUNDS: u64 = 11;
 
 #[test]
@@ -115,7 +116,13 @@ fn random_numbers(dir: &Path) -> Readings {
         "SELECT sensor AS device_id, ts::BIGINT * 1000 AS event_us, * FROM read_csv('{}', all_varchar = true)",
         file.display()
     );
-    Readings { file, rows: rows as u64, source, columns: &[("x", "double"), ("y", "double"), ("big", "bigint")], part: 200 }
+    Readings {
+        file,
+        rows: rows as u64,
+        source,
+        columns: &[("x", "double"), ("y", "double"), ("big", "bigint")],
+        part: 200,
+    }
 }
 
 impl Readings {
@@ -171,12 +178,20 @@ impl Run {
         let rows = run.readings.rows as i64;
         for view in ["by_minute", "by_hour"] {
             let sum = format!("SELECT sum(n) AS n FROM {view}");
-            assert_eq!(run.server.query_layer(&sum, "batch")[0]["n"], rows, "the batch layer alone has everything");
-            assert_eq!(run.server.query_layer(&sum, "speed")[0]["n"], Value::Null, "the speed layer has nothing left");
+            assert_eq!(
+                run.server.query_layer(&sum, "batch")[0]["n"],
+                rows,
+                "the batch layer alone has everything"
+            );
+            assert_eq!(
+                run.server.query_layer(&sum, "speed")[0]["n"],
+                Value::Null,
+                "the speed layer has nothing left"
+            );
         }
 
         for _ in 0..ROUNDS {
-            run.replay_part();
+            run.replay_part_amid_batch_runs();
             run.wait_for_events();
             run.batch(false);
         }
@@ -234,6 +249,20 @@ impl Run {
         self.replay(&["--limit", &rows, "--shuffle-late", "0.8", "--seed", &seed]);
     }
 
+    fn replay_part_amid_batch_runs(&mut self) {
+        let server = &self.server.url();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    iotctl(&["batch", "run", "--url", server]);
+                }
+            });
+            self.replay_part();
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+
     fn events(&self) -> u64 {
         self.readings.rows + self.again * self.readings.part
     }
@@ -266,18 +295,30 @@ impl Run {
 
     /// The number of times that a table was compacted, by its own log.
     fn compactions(&self, table: &str) -> usize {
-        let log = std::fs::read_dir(self.server.data_dir.join(table).join("_delta_log")).expect("a Delta table");
+        let log =
+            std::fs::read_dir(self.server.data_dir.join(table).join("_delta_log")).expect("a Delta table");
         let commits = log.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
         commits.filter(|commit| commit.contains("\"operation\":\"OPTIMIZE\"")).count()
     }
 
+    fn files_of_state(&self, view: &str) -> u64 {
+        let described = self.server.get(&format!("/v1/catalog/view/{view}"));
+        described["batch"]["files"].as_u64().unwrap_or_else(|| panic!("{described}"))
+    }
+
     fn wait_for_compaction(&self) {
         let deadline = Instant::now() + PATIENCE;
-        for table in ["raw/readings", "views/by_minute", "views/by_hour"] {
-            while self.compactions(table) == 0 {
-                assert!(Instant::now() < deadline, "{table} was not compacted");
+        let wait = |what: &str, done: &dyn Fn() -> bool| {
+            while !done() {
+                assert!(Instant::now() < deadline, "{what}");
                 wait_a_little();
             }
+        };
+        for table in ["raw/readings", "views/by_minute", "views/by_hour"] {
+            wait(&format!("{table} was not compacted"), &|| self.compactions(table) > 0);
+        }
+        for (view, ..) in VIEWS {
+            wait(&format!("{view} still has many files"), &|| self.files_of_state(view) < ROUNDS - 1);
         }
     }
 
@@ -294,7 +335,11 @@ impl Run {
             assert!(found["rows"].as_u64() > Some(0), "{found}");
             assert_eq!(found["wrong"], json!([]), "{moment}, the view {} is wrong", view.0);
         }
-        println!("{:>5.1} s: {} events are right {moment}", self.started.elapsed().as_secs_f64(), self.events());
+        println!(
+            "{:>5.1} s: {} events are right {moment}",
+            self.started.elapsed().as_secs_f64(),
+            self.events()
+        );
     }
 
     /// `iotctl verify` says the same of its own answers.
@@ -303,7 +348,11 @@ impl Run {
         let reports: Vec<Value> = serde_json::from_str(&reports).expect("JSON");
         assert_eq!(reports.len(), VIEWS.len());
         for report in &reports {
-            assert_eq!((&report["differences"], &report["events"]), (&json!(0), &json!(self.events())), "{report}");
+            assert_eq!(
+                (&report["differences"], &report["events"]),
+                (&json!(0), &json!(self.events())),
+                "{report}"
+            );
         }
     }
 
@@ -329,7 +378,8 @@ impl Run {
         task["again"] = json!([self.readings.part, self.again]);
         task["columns"] = json!(columns);
         let script = workspace().join("tests/it/exactness/oracle.py");
-        let output = Command::new(&self.python).arg(script).arg(task.to_string()).output().expect("python starts");
+        let output =
+            Command::new(&self.python).arg(script).arg(task.to_string()).output().expect("python starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("the script prints JSON")
     }

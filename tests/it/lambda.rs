@@ -191,16 +191,43 @@ fn cases() -> u32 {
 
 #[test]
 fn the_known_hard_histories() {
-    let some: Vec<Event> = (0..40).map(|i| (i % 7, (i % 3) as u8, Some(i as i32), i, Some((i % 3) as u8))).collect();
+    let some: Vec<Event> =
+        (0..40).map(|i| (i % 7, (i % 3) as u8, Some(i as i32), i, Some((i % 3) as u8))).collect();
     let late: Vec<Event> = (0..10).map(|i| (i % 3, 0, None, i, None)).collect();
     let events = |events: &Vec<Event>| Step::Events(events.clone());
     // A batch while an epoch is open; late events into windows that batch has; a full run between incremental ones.
     for steps in [
         vec![Step::Batch, events(&some), Step::Batch, Step::Seal, Step::Batch, events(&late), Step::Batch],
         vec![events(&some), Step::Seal, events(&late), Step::Batch, Step::Restart, Step::Seal, Step::Batch],
-        vec![events(&some), Step::Seal, Step::Batch, events(&late), Step::Seal, Step::FullBatch, Step::Compact],
-        vec![events(&some), Step::Seal, Step::OneView(1), Step::Restart, events(&late), Step::Seal, Step::Compact],
-        vec![events(&some), Step::Seal, Step::Batch, events(&some), Step::Seal, Step::Batch, Step::Compact, Step::FullBatch, Step::Restart],
+        vec![
+            events(&some),
+            Step::Seal,
+            Step::Batch,
+            events(&late),
+            Step::Seal,
+            Step::FullBatch,
+            Step::Compact,
+        ],
+        vec![
+            events(&some),
+            Step::Seal,
+            Step::OneView(1),
+            Step::Restart,
+            events(&late),
+            Step::Seal,
+            Step::Compact,
+        ],
+        vec![
+            events(&some),
+            Step::Seal,
+            Step::Batch,
+            events(&some),
+            Step::Seal,
+            Step::Batch,
+            Step::Compact,
+            Step::FullBatch,
+            Step::Restart,
+        ],
     ] {
         run(history(steps));
     }

@@ -16,9 +16,26 @@ const EDGES: &[(&str, &[&str])] = &[
 
 /// What may lie at the top, beside dot files.
 const TOP: &[&str] = &[
-    "Cargo.toml", "Cargo.lock", "cli", "ingest", "speed-layer", "batch-layer", "serving", "schemas", "tests",
-    "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "clippy.toml", "rustfmt.toml", "deny.toml", "docs",
-    "deploy", "target", "data",
+    "Cargo.toml",
+    "Cargo.lock",
+    "cli",
+    "ingest",
+    "speed-layer",
+    "batch-layer",
+    "serving",
+    "schemas",
+    "tests",
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "clippy.toml",
+    "rustfmt.toml",
+    "deny.toml",
+    "docs",
+    "deploy",
+    "target",
+    "data",
 ];
 
 fn dependencies(manifest: &str) -> BTreeSet<String> {
@@ -26,7 +43,8 @@ fn dependencies(manifest: &str) -> BTreeSet<String> {
         let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
         (name.starts_with("iot-") || name == "iotctl").then(|| name.to_owned())
     };
-    let section = manifest.split("\n[").find(|section| section.starts_with("dependencies]")).unwrap_or_default();
+    let section =
+        manifest.split("\n[").find(|section| section.starts_with("dependencies]")).unwrap_or_default();
     section.lines().filter_map(ours).collect()
 }
 
@@ -61,7 +79,9 @@ fn the_lock_file_has_one_version_of_what_must_fit_together() {
             versions.entry(name).or_default().insert(version.trim_matches('"'));
         }
     }
-    for one in ["arrow", "arrow-array", "parquet", "datafusion", "object_store", "deltalake", "rustls", "axum"] {
+    for one in
+        ["arrow", "arrow-array", "parquet", "datafusion", "object_store", "deltalake", "rustls", "axum"]
+    {
         assert_eq!(versions.get(one).map(BTreeSet::len), Some(1), "{one}: {:?}", versions.get(one));
     }
 }

@@ -127,7 +127,8 @@ impl Server {
 
     /// Starts a server on given addresses and waits until it is ready.
     pub fn start_at(data_dir: &Path, mqtt: &str, http: &str, extra: &[&str]) -> Self {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(data_dir.with_extension("stderr"));
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(data_dir.with_extension("stderr"));
         let mut child = Command::new(iotctl_path())
             .arg("serve")
             .args(["--data-dir", data_dir.to_str().expect("utf-8"), "--http", http, "--mqtt", mqtt])
@@ -367,7 +368,7 @@ impl Mosquitto {
         let port = free_port();
         let config = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
-             autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\nmax_inflight_messages 0\n",
+             max_queued_messages 0\nmax_inflight_messages 0\n",
             dir.path().display()
         );
         std::fs::write(dir.path().join("mosquitto.conf"), config).expect("written");

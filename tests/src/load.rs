@@ -284,11 +284,15 @@ pub fn assert_stored_once(server: &Server, name: &str, progress: &Progress) {
     let counts = &server.query(&format!("SELECT count(*) AS rows, count(DISTINCT n) AS kinds {within}"))[0];
     let found = (counts["rows"].as_u64(), counts["kinds"].as_u64());
     if found != (Some(up_to), Some(up_to)) {
-        let doubled = format!("SELECT n, count(*) AS c, min(_seq), max(_seq) {within} GROUP BY n HAVING count(*) > 1");
+        let doubled =
+            format!("SELECT n, count(*) AS c, min(_seq), max(_seq) {within} GROUP BY n HAVING count(*) > 1");
         let examples: Vec<_> = server.query(&doubled).into_iter().take(10).collect();
-        panic!("`{name}`: of {up_to} acknowledged readings there are (rows, kinds) {found:?}; doubled: {examples:?}");
+        panic!(
+            "`{name}`: of {up_to} acknowledged readings there are (rows, kinds) {found:?}; doubled: {examples:?}"
+        );
     }
-    let beyond = format!("SELECT n, count(*) AS c FROM readings WHERE source = '{name}' AND n > {up_to} GROUP BY n");
+    let beyond =
+        format!("SELECT n, count(*) AS c FROM readings WHERE source = '{name}' AND n > {up_to} GROUP BY n");
     let beyond = server.query(&beyond);
     let doubled: Vec<_> = beyond.iter().filter(|row| row["c"] != 1).collect();
     assert!(doubled.is_empty(), "`{name}`: doubled: {doubled:?}");

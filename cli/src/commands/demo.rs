@@ -167,7 +167,11 @@ impl Traffic {
         let (stats, counts) = (self.fleet.stats(), self.publisher.finish(FINISH_TIMEOUT).await?);
         output::line(format!(
             "\nsent {} messages ({} late, {} duplicate, {} broken), {} acknowledged",
-            stats.messages(), stats.late, stats.duplicates, stats.broken, counts.acknowledged
+            stats.messages(),
+            stats.late,
+            stats.duplicates,
+            stats.broken,
+            counts.acknowledged
         ))
     }
 }
@@ -210,9 +214,14 @@ async fn sum_up(line: &Line) -> Result<()> {
     for report in line.verify(None).await? {
         let verdict = match report.differences {
             0 => "merged == recomputed".to_owned(),
-            n => format!("{n} DIFFERENCES, the first: {}", report.examples.first().map_or("", String::as_str)),
+            n => {
+                format!("{n} DIFFERENCES, the first: {}", report.examples.first().map_or("", String::as_str))
+            }
         };
-        output::line(format!("view {}: {verdict} ({} rows, {} events)", report.view, report.rows, report.events))?;
+        output::line(format!(
+            "view {}: {verdict} ({} rows, {} events)",
+            report.view, report.rows, report.events
+        ))?;
     }
     Ok(())
 }

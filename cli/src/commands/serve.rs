@@ -141,7 +141,8 @@ fn check_roles(roles: &[Role]) -> Result<()> {
     if roles.is_empty() || needed.iter().all(|role| roles.contains(role)) {
         return Ok(());
     }
-    let failure = Failure::usage("the roles ingest, speed and serving run in one process and cannot be parted yet");
+    let failure =
+        Failure::usage("the roles ingest, speed and serving run in one process and cannot be parted yet");
     Err(failure.hint("leave --roles out, or name all three").into())
 }
 

@@ -30,12 +30,14 @@ impl CatalogStore {
         let mut catalog = Catalog::default();
         for kind in [Kind::Stream, Kind::View, Kind::Rule] {
             let dir = self.dir.join(folder(kind));
-            let entries = fs::read_dir(&dir).map_err(|e| Error::io(format!("listing {}", dir.display()), e))?;
+            let entries =
+                fs::read_dir(&dir).map_err(|e| Error::io(format!("listing {}", dir.display()), e))?;
             for entry in entries {
                 let path = entry.map_err(|e| Error::io(format!("listing {}", dir.display()), e))?.path();
                 if path.extension().is_some_and(|extension| extension == "yaml") {
                     let named = path.display().to_string();
-                    let text = fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {named}"), e))?;
+                    let text =
+                        fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {named}"), e))?;
                     parse(&text, &named)?.into_iter().for_each(|document| catalog.put(document));
                 }
             }
@@ -88,4 +90,3 @@ fn folder(kind: Kind) -> &'static str {
         Kind::Rule => "rules",
     }
 }
-

@@ -87,7 +87,9 @@ impl Control for Line {
         let more = match kind {
             Kind::Stream => self.describe_stream(name)?,
             Kind::View => self.describe_view(name)?,
-            Kind::Rule => json!({ "alerts": self.alerts.current().iter().filter(|a| a.rule == name).count() }),
+            Kind::Rule => {
+                json!({ "alerts": self.alerts.current().iter().filter(|a| a.rule == name).count() })
+            }
         };
         if let (Some(described), Value::Object(more)) = (described.as_object_mut(), more) {
             described.extend(more);
@@ -138,7 +140,10 @@ impl Control for Line {
     fn not_ready(&self) -> Option<String> {
         let broker = self.subscriber.lock().as_ref().map(|subscriber| subscriber.stats());
         let disconnected = broker.filter(|stats| !stats.connected).map(|stats| {
-            format!("no connection to the broker: {}", stats.last_error.unwrap_or_else(|| "not yet".to_owned()))
+            format!(
+                "no connection to the broker: {}",
+                stats.last_error.unwrap_or_else(|| "not yet".to_owned())
+            )
         });
         self.ingest.not_ready().or(disconnected)
     }
@@ -148,12 +153,20 @@ impl Control for Line {
         vec![
             ("iot_ingest_messages_total", "Messages that became durable.", ingest.messages as f64),
             ("iot_ingest_events_total", "Events that they held.", ingest.events as f64),
-            ("iot_ingest_dead_letters_total", "Messages that could not be decoded.", ingest.dead_letters as f64),
+            (
+                "iot_ingest_dead_letters_total",
+                "Messages that could not be decoded.",
+                ingest.dead_letters as f64,
+            ),
             ("iot_ingest_redelivered_total", "Copies that were recognised.", ingest.redelivered as f64),
             ("iot_ingest_ignored_total", "Messages that no stream wants.", ingest.ignored as f64),
             ("iot_ingest_fsyncs_total", "Group fsyncs.", ingest.fsyncs as f64),
             ("iot_ingest_log_bytes", "Size of the write-ahead log.", ingest.log_bytes as f64),
-            ("iot_ingest_unsealed_bytes", "Memory of events not yet in tables.", ingest.unsealed_bytes as f64),
+            (
+                "iot_ingest_unsealed_bytes",
+                "Memory of events not yet in tables.",
+                ingest.unsealed_bytes as f64,
+            ),
             ("iot_ingest_seals_total", "Epochs sealed into tables.", ingest.seals as f64),
             ("iot_ingest_position", "The last durable position.", ingest.last_seq as f64),
             ("iot_ingest_log_failures_total", "Failed writes of the log.", ingest.log_failures as f64),
@@ -189,7 +202,8 @@ impl Line {
                     let source = source_of(def)?;
                     let schema = self.future_schema(&future, &source).ok_or_else(|| {
                         let known: Vec<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
-                        let hint = format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
+                        let hint =
+                            format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
                         Error::NotFound { kind: "stream", name: source.clone(), hint }
                     })?;
                     CompiledView::compile(def.clone(), &source, &schema).await?;
@@ -214,7 +228,11 @@ impl Line {
         if let Ok(snapshot) = self.ingest.snapshot(stream) {
             let declared: HashSet<String> = own.iter().map(|field| field.name().clone()).collect();
             let reserved = |name: &str| iot_schemas::layout::RESERVED.contains(&name);
-            let have = snapshot.schema.fields().iter().filter(|f| !declared.contains(f.name()) && !reserved(f.name()));
+            let have = snapshot
+                .schema
+                .fields()
+                .iter()
+                .filter(|f| !declared.contains(f.name()) && !reserved(f.name()));
             own.extend(have.map(|field| field.as_ref().clone()));
         }
         Some(raw_schema(own))
@@ -227,7 +245,8 @@ impl Line {
         let Some(document) = default.documents().next() else { return Ok(()) };
         let name = document.def.name();
         let others = catalog.streams().any(|stream| stream.name != name);
-        if !others || self.catalog_store.has(Kind::Stream, name) || catalog.get(Kind::Stream, name).is_none() {
+        if !others || self.catalog_store.has(Kind::Stream, name) || catalog.get(Kind::Stream, name).is_none()
+        {
             return Ok(());
         }
         let snapshot = self.ingest.snapshot(name)?;
@@ -270,7 +289,8 @@ impl Line {
     }
 
     fn check_unused(&self, catalog: &Catalog, kind: Kind, name: &str) -> Result<()> {
-        let in_use = |by: String| Err(Error::invalid(format!("{kind} `{name}` is used by {by}; delete that first")));
+        let in_use =
+            |by: String| Err(Error::invalid(format!("{kind} `{name}` is used by {by}; delete that first")));
         if kind == Kind::Rule {
             return Ok(());
         }
@@ -278,7 +298,8 @@ impl Line {
             return in_use(format!("rule `{}`", rule.name));
         }
         if kind == Kind::Stream
-            && let Some(view) = catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name))
+            && let Some(view) =
+                catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name))
         {
             return in_use(format!("view `{}`", view.name));
         }
@@ -360,8 +381,12 @@ impl Line {
 
     fn describe_stream(&self, name: &str) -> Result<Value> {
         let snapshot = self.ingest.snapshot(name)?;
-        let columns: Vec<Value> =
-            snapshot.schema.fields().iter().map(|f| json!({ "name": f.name(), "type": type_name(f.data_type()) })).collect();
+        let columns: Vec<Value> = snapshot
+            .schema
+            .fields()
+            .iter()
+            .map(|f| json!({ "name": f.name(), "type": type_name(f.data_type()) }))
+            .collect();
         Ok(json!({
             "columns": columns,
             "sealed": { "rows": snapshot.sealed.row_count(), "files": snapshot.sealed.file_count(),

@@ -10,7 +10,7 @@ use iot_schemas::raw::RawStreams;
 
 /// Finds devices in the raw streams. Costs a scan of two columns.
 #[derive(Debug)]
-pub struct Devices {
+pub(super) struct Devices {
     raw: Arc<dyn RawStreams>,
 }
 
@@ -20,7 +20,7 @@ impl Devices {
     }
 
     /// One row per stream and device: `stream`, `device_id`, `events`, `first_seen`, `last_seen` (event times).
-    pub async fn rows(&self) -> Result<LogicalPlan> {
+    pub(super) async fn rows(&self) -> Result<LogicalPlan> {
         let mut all: Option<LogicalPlanBuilder> = None;
         for stream in self.raw.names() {
             let events = self.raw.snapshot(&stream)?.events().await?;

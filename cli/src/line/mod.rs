@@ -42,7 +42,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::exit::Failure;
 use catalog_store::CatalogStore;
-pub use devices::Devices;
+use devices::Devices;
 pub use offline::{Location, offline_batch, offline_query, offline_verify};
 use system_tables::LineTables;
 use upkeep::UpkeepLoop;
@@ -101,7 +101,6 @@ pub struct Line {
     catalog_store: CatalogStore,
     /// Definitions of the stored catalog that could not be put in force, and why.
     problems: Mutex<Vec<String>>,
-    devices: Arc<Devices>,
     clock: Clock,
     node: Arc<str>,
     started: Instant,
@@ -149,9 +148,9 @@ impl Line {
         tasks.spawn(engine.run(receiver));
         ingest.start(sender).await?;
 
-        let devices = Arc::new(Devices::new(raw.clone()));
+        let devices = Devices::new(raw.clone());
         let views: Arc<dyn Views> = speed.clone();
-        let tables = LineTables::new(alert_table.clone(), devices.clone());
+        let tables = LineTables::new(alert_table.clone(), devices);
         let sources = Sources { raw: raw.clone(), views: views.clone(), system: Arc::new(tables) };
         let queries = Arc::new(QueryEngine::new(sources, config.query)?);
         let batch = Arc::new(BatchLayer::new(raw, views, queries.runtime().clone(), config.query.partitions));
@@ -166,7 +165,6 @@ impl Line {
             catalog: tokio::sync::Mutex::new(catalog),
             catalog_store,
             problems: Mutex::new(problems),
-            devices,
             clock,
             node,
             started: Instant::now(),

@@ -37,7 +37,8 @@ async fn open(location: &Location) -> Result<Arc<Line>> {
         let failure = Failure::failed(format!("there is no data directory {}", data_dir.display()));
         return Err(failure.hint("`iotctl serve --data-dir DIR` makes one").into());
     }
-    let config = LineConfig { store: location.store.clone(), scheduled_batches: false, ..LineConfig::new(data_dir) };
+    let config =
+        LineConfig { store: location.store.clone(), scheduled_batches: false, ..LineConfig::new(data_dir) };
     let line = Line::open(config, Clock::system()).await?;
     line.settle().await;
     Ok(line)

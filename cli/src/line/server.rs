@@ -137,7 +137,9 @@ async fn bind(listen: Listen, what: &str) -> Result<TcpListener> {
         }
         Err(e) => {
             let failure = Failure::failed(format!("cannot listen for {what} on {}: {e}", listen.addr));
-            Err(failure.hint(format!("choose another address with --{what} HOST:PORT (port 0 is any free port)")).into())
+            Err(failure
+                .hint(format!("choose another address with --{what} HOST:PORT (port 0 is any free port)"))
+                .into())
         }
         Ok(listener) => Ok(listener),
     }

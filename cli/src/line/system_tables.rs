@@ -17,11 +17,11 @@ use super::devices::Devices;
 #[derive(Debug)]
 pub(super) struct LineTables {
     alerts: Arc<AlertTable>,
-    devices: Arc<Devices>,
+    devices: Devices,
 }
 
 impl LineTables {
-    pub(super) fn new(alerts: Arc<AlertTable>, devices: Arc<Devices>) -> Self {
+    pub(super) fn new(alerts: Arc<AlertTable>, devices: Devices) -> Self {
         Self { alerts, devices }
     }
 

@@ -148,9 +148,8 @@ pub fn parse(text: &str, origin: &str) -> Result<Vec<Document>> {
         if chunk.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             continue;
         }
-        let def = parse_one(chunk).map_err(|why| {
-            Error::invalid(format!("{origin}, document at line {first_line}: {why}"))
-        })?;
+        let def = parse_one(chunk)
+            .map_err(|why| Error::invalid(format!("{origin}, document at line {first_line}: {why}")))?;
         documents.push(Document { def, text: chunk.trim_matches('\n').to_owned() + "\n" });
     }
     Ok(documents)

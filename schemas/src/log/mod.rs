@@ -145,7 +145,10 @@ impl Log {
 
     /// Deletes segments that hold nothing after `up_to`. Returns the bytes that were freed.
     pub fn trim(&mut self, up_to: Seq) -> Result<u64> {
-        if self.active.bytes > HEADER_BYTES && self.next <= up_to + 1 && self.active.bytes == self.synced_bytes {
+        if self.active.bytes > HEADER_BYTES
+            && self.next <= up_to + 1
+            && self.active.bytes == self.synced_bytes
+        {
             self.rotate()?;
         }
         let mut freed = 0;
@@ -239,7 +242,8 @@ fn segments(dir: &Path) -> Result<Vec<Segment>> {
     for entry in fs::read_dir(dir).map_err(|e| Error::io(context(), e))? {
         let entry = entry.map_err(|e| Error::io(context(), e))?;
         let name = entry.file_name();
-        let Some(base) = name.to_str().and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok()) else {
+        let Some(base) = name.to_str().and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok())
+        else {
             continue;
         };
         let bytes = entry.metadata().map_err(|e| Error::io(context(), e))?.len();

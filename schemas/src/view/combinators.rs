@@ -78,7 +78,9 @@ impl AggregateCall {
     pub fn state_type(&self) -> Result<DataType> {
         let fields = self.state_fields("state")?;
         let fields = fields.iter().enumerate();
-        Ok(DataType::Struct(fields.map(|(i, f)| Field::new(format!("f{i}"), f.data_type().clone(), true)).collect()))
+        Ok(DataType::Struct(
+            fields.map(|(i, f)| Field::new(format!("f{i}"), f.data_type().clone(), true)).collect(),
+        ))
     }
 
     fn state_fields(&self, name: &str) -> Result<Vec<FieldRef>> {
@@ -95,7 +97,8 @@ impl AggregateCall {
 
     /// Calls `make` with arguments as the planner would make them for a plain call, over a schema of its own.
     fn with_arguments<T>(&self, make: impl FnOnce(AccumulatorArgs) -> Result<T>) -> Result<T> {
-        let fields = self.arguments.iter().map(|a| a.field.clone()).chain(self.order_by.iter().map(|o| o.0.clone()));
+        let fields =
+            self.arguments.iter().map(|a| a.field.clone()).chain(self.order_by.iter().map(|o| o.0.clone()));
         // Names may repeat; only positions matter.
         let fields: Fields = fields
             .enumerate()
@@ -185,7 +188,11 @@ impl AggregateUDFImpl for Combinator {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(if self.emits_state() { self.state_type.clone() } else { self.call.return_field.data_type().clone() })
+        Ok(if self.emits_state() {
+            self.state_type.clone()
+        } else {
+            self.call.return_field.data_type().clone()
+        })
     }
 
     fn is_nullable(&self) -> bool {
@@ -203,7 +210,8 @@ impl AggregateUDFImpl for Combinator {
     }
 
     fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
-        let supported = self.call.with_arguments(|args| Ok(self.call.function.groups_accumulator_supported(args)));
+        let supported =
+            self.call.with_arguments(|args| Ok(self.call.function.groups_accumulator_supported(args)));
         supported.unwrap_or(false)
     }
 
@@ -226,7 +234,11 @@ impl AggregateUDFImpl for Combinator {
     }
 
     fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
-        if self.emits_state() { ScalarValue::try_from(data_type) } else { self.call.function.default_value(data_type) }
+        if self.emits_state() {
+            ScalarValue::try_from(data_type)
+        } else {
+            self.call.function.default_value(data_type)
+        }
     }
 }
 
@@ -321,8 +333,11 @@ impl GroupsAccumulator for VectorAccumulator {
             (Some(keep), None) => keep,
             (None, Some(keep)) => keep.clone(),
         };
-        let rows: UInt64Array = (0..keep.len() as u64).filter(|i| keep.is_valid(*i as usize) && keep.value(*i as usize)).collect();
-        let states = states.iter().map(|s| arrow::compute::take(s, &rows, None)).collect::<Result<Vec<_>, _>>()?;
+        let rows: UInt64Array = (0..keep.len() as u64)
+            .filter(|i| keep.is_valid(*i as usize) && keep.value(*i as usize))
+            .collect();
+        let states =
+            states.iter().map(|s| arrow::compute::take(s, &rows, None)).collect::<Result<Vec<_>, _>>()?;
         let indices: Vec<usize> = rows.values().iter().map(|row| group_indices[*row as usize]).collect();
         self.inner.merge_batch(&states, &indices, total_num_groups)
     }
@@ -339,11 +354,20 @@ impl GroupsAccumulator for VectorAccumulator {
         self.inner.state(emit_to)
     }
 
-    fn merge_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], total_num_groups: usize) -> Result<()> {
+    fn merge_batch(
+        &mut self,
+        values: &[ArrayRef],
+        group_indices: &[usize],
+        total_num_groups: usize,
+    ) -> Result<()> {
         self.inner.merge_batch(values, group_indices, total_num_groups)
     }
 
-    fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
+    fn convert_to_state(
+        &self,
+        values: &[ArrayRef],
+        opt_filter: Option<&BooleanArray>,
+    ) -> Result<Vec<ArrayRef>> {
         if self.phase == Phase::State {
             return self.inner.convert_to_state(values, opt_filter);
         }

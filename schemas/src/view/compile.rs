@@ -165,7 +165,8 @@ impl CompiledView {
             .iter()
             .map(|(call, params)| {
                 // DISTINCT and the null treatment are part of the call's accumulator.
-                let params = AggregateFunctionParams { distinct: false, null_treatment: None, ..params.clone() };
+                let params =
+                    AggregateFunctionParams { distinct: false, null_treatment: None, ..params.clone() };
                 Ok(aggregate_expr(state_of(call.clone())?, params))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -188,7 +189,8 @@ impl CompiledView {
         let renamed = planned.zip(merged.schema().columns()).map(|((relation, field), column)| {
             Expr::Column(column).alias_qualified(relation.cloned(), field.name())
         });
-        let mut plan = LogicalPlanBuilder::from(merged.clone()).project(renamed.collect::<Vec<_>>())?.build()?;
+        let mut plan =
+            LogicalPlanBuilder::from(merged.clone()).project(renamed.collect::<Vec<_>>())?.build()?;
         for node in self.above.iter().rev() {
             plan = node.with_new_exprs(node.expressions(), vec![plan])?;
         }
@@ -200,7 +202,8 @@ impl CompiledView {
         let scan = LogicalPlanBuilder::scan("states", provider_as_source(table), None)?.build()?;
         let restored = self.state_schema.fields().iter().map(|field| {
             let stored = scan.schema().field_with_unqualified_name(field.name())?;
-            let column = Expr::Column(Column::from_qualified_name(format!("states.{}", quoted(field.name()))));
+            let column =
+                Expr::Column(Column::from_qualified_name(format!("states.{}", quoted(field.name()))));
             Ok(if stored.data_type() == field.data_type() {
                 column
             } else {
@@ -211,7 +214,12 @@ impl CompiledView {
         Ok(LogicalPlanBuilder::from(scan).project(restored)?.build()?)
     }
 
-    fn aggregate_to_state(&self, input: LogicalPlan, group: Vec<Expr>, states: Vec<Expr>) -> Result<LogicalPlan> {
+    fn aggregate_to_state(
+        &self,
+        input: LogicalPlan,
+        group: Vec<Expr>,
+        states: Vec<Expr>,
+    ) -> Result<LogicalPlan> {
         let plan = LogicalPlanBuilder::from(input).aggregate(group, states)?.build()?;
         let renamed = plan.schema().columns().into_iter().zip(self.state_schema.fields());
         let renamed =
@@ -254,7 +262,8 @@ pub fn source_of(def: &ViewDef) -> Result<String> {
         .state()
         .sql_to_statement(&def.sql, &datafusion::config::Dialect::Generic)
         .map_err(|e| wrong(e.strip_backtrace()))?;
-    let tables = context.state().resolve_table_references(&statement).map_err(|e| wrong(e.strip_backtrace()))?;
+    let tables =
+        context.state().resolve_table_references(&statement).map_err(|e| wrong(e.strip_backtrace()))?;
     match tables.as_slice() {
         [table] => Ok(table.table().to_owned()),
         [] => Err(wrong("the query reads no stream; write SELECT ... FROM a_stream GROUP BY ...".into())),
@@ -295,7 +304,9 @@ fn unsupported(node: &LogicalPlan) -> Error {
         LogicalPlan::Sort(_) => "ORDER BY has no meaning in a view; order the query that reads it",
         LogicalPlan::Limit(_) => "LIMIT has no meaning in a view; limit the query that reads it",
         LogicalPlan::Distinct(_) => "DISTINCT cannot be kept up to date; GROUP BY the columns instead",
-        LogicalPlan::Window(_) => "window functions (OVER) cannot be merged; use them in the query that reads the view",
+        LogicalPlan::Window(_) => {
+            "window functions (OVER) cannot be merged; use them in the query that reads the view"
+        }
         LogicalPlan::Join(_) => "a view reads one stream and joins nothing; join in the query that reads it",
         LogicalPlan::Union(_) => "UNION is not possible in a view; make two views",
         LogicalPlan::TableScan(_) | LogicalPlan::EmptyRelation(_) => {
@@ -327,13 +338,17 @@ fn check_deterministic(above: &[LogicalPlan], aggregate: &Aggregate) -> Result<(
         expr.apply(|expr| match expr {
             Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
                 let name = call.func.name();
-                datafusion::common::plan_err!("{name}() gives another answer at another time; a view cannot use it")
+                datafusion::common::plan_err!(
+                    "{name}() gives another answer at another time; a view cannot use it"
+                )
             }
             Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) => {
                 datafusion::common::plan_err!("a view reads one stream and has no subqueries")
             }
             Expr::GroupingSet(_) => {
-                datafusion::common::plan_err!("grouping sets, CUBE and ROLLUP are not possible in a view; make a view for each grouping")
+                datafusion::common::plan_err!(
+                    "grouping sets, CUBE and ROLLUP are not possible in a view; make a view for each grouping"
+                )
             }
             _ => Ok(TreeNodeRecursion::Continue),
         })
@@ -348,7 +363,11 @@ fn check_deterministic(above: &[LogicalPlan], aggregate: &Aggregate) -> Result<(
         node.apply(|node| {
             node.expressions().iter().try_for_each(check)?;
             // The nodes above hold the aggregation as their input; it was checked itself.
-            Ok(if matches!(node, LogicalPlan::Aggregate(_)) { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            Ok(if matches!(node, LogicalPlan::Aggregate(_)) {
+                TreeNodeRecursion::Stop
+            } else {
+                TreeNodeRecursion::Continue
+            })
         })?;
     }
     Ok(())
@@ -358,7 +377,10 @@ fn check_output(schema: &Schema) -> Result<()> {
     let mut seen = HashSet::new();
     for field in schema.fields() {
         if !seen.insert(field.name().to_lowercase()) {
-            return Err(Error::invalid(format!("two columns are called `{}`; rename one with AS", field.name())));
+            return Err(Error::invalid(format!(
+                "two columns are called `{}`; rename one with AS",
+                field.name()
+            )));
         }
     }
     Ok(())
@@ -385,7 +407,10 @@ fn output_of(above: &[LogicalPlan], column: Column, output: &Schema) -> Option<S
     for node in above.iter().rev() {
         match node {
             LogicalPlan::Projection(projection) => {
-                let position = projection.expr.iter().position(|e| e.clone().unalias() == Expr::Column(column.clone()))?;
+                let position = projection
+                    .expr
+                    .iter()
+                    .position(|e| e.clone().unalias() == Expr::Column(column.clone()))?;
                 let (relation, field) = projection.schema.qualified_field(position);
                 column = Column::new(relation.cloned(), field.name());
             }
@@ -456,7 +481,8 @@ fn constant(context: &SessionContext, expr: &Expr) -> Result<Option<ScalarValue>
     let schema = DFSchema::empty();
     let physical = context.create_physical_expr(expr.clone(), &schema)?;
     let row = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(1));
-    let row = arrow::record_batch::RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &row)?;
+    let row =
+        arrow::record_batch::RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &row)?;
     Ok(Some(match physical.evaluate(&row)? {
         ColumnarValue::Scalar(value) => value,
         ColumnarValue::Array(values) => ScalarValue::try_from_array(&values, 0)?,

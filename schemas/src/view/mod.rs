@@ -90,7 +90,11 @@ impl ViewSnapshot {
 }
 
 /// Opens the table of a view's batch state. State of another definition is discarded: it is in raw.
-pub async fn open_table(store: &crate::table::Store, view: &CompiledView, nodes: Vec<NodeId>) -> Result<Table> {
+pub async fn open_table(
+    store: &crate::table::Store,
+    view: &CompiledView,
+    nodes: Vec<NodeId>,
+) -> Result<Table> {
     let spec = TableSpec {
         path: crate::layout::view_path(view.name()),
         schema: view.storage_schema().clone(),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::memory::MemorySourceConfig;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
@@ -91,7 +91,10 @@ impl PartitionStream for Unknown {
 
 /// The columns of `schema` by name. The optimizer may have pruned and reordered what the leaf reads.
 fn project(batch: &RecordBatch, schema: &SchemaRef) -> datafusion::common::Result<RecordBatch> {
-    let indices =
-        schema.fields().iter().map(|f| batch.schema_ref().index_of(f.name())).collect::<Result<Vec<_>, _>>()?;
+    let indices = schema
+        .fields()
+        .iter()
+        .map(|f| batch.schema_ref().index_of(f.name()))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(batch.project(&indices)?)
 }

@@ -23,7 +23,9 @@ pub fn storage_type(data_type: &DataType) -> Result<DataType> {
     use DataType as T;
     Ok(match data_type {
         T::Null => T::Boolean,
-        T::Boolean | T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::Float32 | T::Float64 | T::Date32 => data_type.clone(),
+        T::Boolean | T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::Float32 | T::Float64 | T::Date32 => {
+            data_type.clone()
+        }
         T::Utf8 | T::LargeUtf8 | T::Utf8View => T::Utf8,
         T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => T::Binary,
         T::UInt8 => T::Int16,
@@ -130,12 +132,19 @@ fn map_struct(
     }
     let columns = from.columns().iter().zip(fields).map(|(c, f)| map(c, f.data_type()));
     let columns = columns.collect::<Result<Vec<_>>>()?;
-    Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, from.nulls().cloned(), from.len())?))
+    Ok(Arc::new(StructArray::try_new_with_length(
+        fields.clone(),
+        columns,
+        from.nulls().cloned(),
+        from.len(),
+    )?))
 }
 
 fn cast_outer_list(column: &ArrayRef) -> Result<ArrayRef> {
     Ok(match column.data_type() {
-        DataType::LargeList(item) | DataType::FixedSizeList(item, _) => cast(column, &DataType::List(item.clone()))?,
+        DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            cast(column, &DataType::List(item.clone()))?
+        }
         _ => column.clone(),
     })
 }
@@ -151,11 +160,8 @@ fn map_list(
 
 /// An expression that gives a stored column its type back.
 pub fn restore(column: Expr, target: &DataType) -> Expr {
-    ScalarUDF::from(Restore {
-        signature: Signature::any(1, Volatility::Immutable),
-        target: target.clone(),
-    })
-    .call(vec![column])
+    ScalarUDF::from(Restore { signature: Signature::any(1, Volatility::Immutable), target: target.clone() })
+        .call(vec![column])
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

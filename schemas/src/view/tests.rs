@@ -12,7 +12,13 @@ use crate::layout::raw_schema;
 use crate::session::small_context;
 
 fn def(sql: &str) -> Arc<ViewDef> {
-    Arc::new(ViewDef { kind: Kind::View, name: "v".into(), sql: sql.into(), batch: BatchSchedule::default(), retention: None })
+    Arc::new(ViewDef {
+        kind: Kind::View,
+        name: "v".into(),
+        sql: sql.into(),
+        batch: BatchSchedule::default(),
+        retention: None,
+    })
 }
 
 fn schema() -> SchemaRef {
@@ -27,7 +33,8 @@ type Event = (i64, u8, Option<f64>, Option<i64>, Option<u8>);
 
 fn rows(events: &[Event]) -> RecordBatch {
     let micros = |e: &Event| e.0 * 1_000_000;
-    let times = || TimestampMicrosecondArray::from_iter_values(events.iter().map(micros)).with_timezone("UTC");
+    let times =
+        || TimestampMicrosecondArray::from_iter_values(events.iter().map(micros)).with_timezone("UTC");
     let text = |f: &dyn Fn(&Event) -> Option<String>| Arc::new(events.iter().map(f).collect::<StringArray>());
     RecordBatch::try_new(
         schema(),
@@ -53,7 +60,8 @@ async fn run(context: &SessionContext, plan: LogicalPlan) -> Vec<RecordBatch> {
 
 fn sorted(batches: &[RecordBatch]) -> Vec<String> {
     let text = pretty_format_batches(batches).expect("prints").to_string();
-    let mut lines: Vec<String> = text.lines().filter(|line| !line.starts_with('+')).map(str::to_owned).collect();
+    let mut lines: Vec<String> =
+        text.lines().filter(|line| !line.starts_with('+')).map(str::to_owned).collect();
     lines.sort();
     lines
 }
@@ -61,8 +69,10 @@ fn sorted(batches: &[RecordBatch]) -> Vec<String> {
 /// The answer of the view over events split into `parts`, each stored and restored, merged in steps.
 async fn through_state(view: &CompiledView, parts: &[RecordBatch]) -> Vec<RecordBatch> {
     let context = small_context();
-    let state = plan_over_batches(&context, view.input_schema(), |e| view.state_plan(e)).await.expect("plans");
-    let merge = plan_over_batches(&context, view.state_schema(), |s| view.merge_plan(s)).await.expect("plans");
+    let state =
+        plan_over_batches(&context, view.input_schema(), |e| view.state_plan(e)).await.expect("plans");
+    let merge =
+        plan_over_batches(&context, view.state_schema(), |s| view.merge_plan(s)).await.expect("plans");
     let mut states = Vec::new();
     for part in parts {
         states.extend(state.run(vec![part.clone()]).await.expect("states"));
@@ -85,21 +95,58 @@ async fn directly(sql: &str, events: RecordBatch) -> Vec<RecordBatch> {
 
 /// Every aggregate of DataFusion that is allowed in a view, by one call each.
 const AGGREGATES: &[&str] = &[
-    "count(*)", "count(temperature)", "count(DISTINCT status)", "sum(n)", "sum(temperature)", "avg(n)",
-    "min(temperature)", "max(status)", "min(event_time)", "max(event_time)", "bool_and(n > 0)", "bool_or(n > 0)",
-    "bit_and(n)", "bit_or(n)", "bit_xor(n)", "var_pop(n)", "var_samp(n)", "stddev(n)", "stddev_pop(n)",
-    "covar_samp(n, n)", "covar_pop(n, n)", "corr(n, n)", "regr_slope(n, n)", "regr_count(n, n)", "median(n)",
-    "approx_distinct(status)", "sum(n) FILTER (WHERE status = 's1')", "sum(DISTINCT n)",
-    "first_value(n ORDER BY event_time, n)", "last_value(status ORDER BY event_time, status)",
-    "array_agg(n ORDER BY n)", "nth_value(n, 2 ORDER BY n)", "string_agg(status, ',' ORDER BY status)",
-    "approx_percentile_cont(n, 0.5)", "approx_median(n)", "percentile_cont(0.25) WITHIN GROUP (ORDER BY n)",
-    "max(n) - min(n)", "sum(n) / count(*)",
+    "count(*)",
+    "count(temperature)",
+    "count(DISTINCT status)",
+    "sum(n)",
+    "sum(temperature)",
+    "avg(n)",
+    "min(temperature)",
+    "max(status)",
+    "min(event_time)",
+    "max(event_time)",
+    "bool_and(n > 0)",
+    "bool_or(n > 0)",
+    "bit_and(n)",
+    "bit_or(n)",
+    "bit_xor(n)",
+    "var_pop(n)",
+    "var_samp(n)",
+    "stddev(n)",
+    "stddev_pop(n)",
+    "covar_samp(n, n)",
+    "covar_pop(n, n)",
+    "corr(n, n)",
+    "regr_slope(n, n)",
+    "regr_count(n, n)",
+    "median(n)",
+    "approx_distinct(status)",
+    "sum(n) FILTER (WHERE status = 's1')",
+    "sum(DISTINCT n)",
+    "first_value(n ORDER BY event_time, n)",
+    "last_value(status ORDER BY event_time, status)",
+    "array_agg(n ORDER BY n)",
+    "nth_value(n, 2 ORDER BY n)",
+    "string_agg(status, ',' ORDER BY status)",
+    "approx_percentile_cont(n, 0.5)",
+    "approx_median(n)",
+    "percentile_cont(0.25) WITHIN GROUP (ORDER BY n)",
+    "max(n) - min(n)",
+    "sum(n) / count(*)",
 ];
 
 #[tokio::test]
 async fn every_aggregate_survives_splitting_storing_and_merging() {
     let events: Vec<Event> = (0..200)
-        .map(|i| (i * 7 % 300, (i % 3) as u8, (i % 5 > 0).then_some(i as f64 / 3.0), Some(i % 11), Some((i % 4) as u8)))
+        .map(|i| {
+            (
+                i * 7 % 300,
+                (i % 3) as u8,
+                (i % 5 > 0).then_some(i as f64 / 3.0),
+                Some(i % 11),
+                Some((i % 4) as u8),
+            )
+        })
         .collect();
     let parts: Vec<RecordBatch> = events.chunks(17).map(rows).collect();
     for aggregate in AGGREGATES {
@@ -149,7 +196,11 @@ async fn where_having_expressions_and_aliases_are_kept() {
     ] {
         let view = CompiledView::compile(def(sql), "readings", &schema()).await.expect(sql);
         let parts: Vec<RecordBatch> = events.chunks(9).map(rows).collect();
-        assert_eq!(sorted(&through_state(&view, &parts).await), sorted(&directly(sql, rows(&events)).await), "{sql}");
+        assert_eq!(
+            sorted(&through_state(&view, &parts).await),
+            sorted(&directly(sql, rows(&events)).await),
+            "{sql}"
+        );
     }
 }
 
@@ -162,7 +213,11 @@ async fn keys_and_windows_are_recognised() {
         view.keys(),
         [
             KeyColumn { name: "device_id".into(), output: Some("device_id".into()), window_micros: None },
-            KeyColumn { name: "window_start".into(), output: Some("window_start".into()), window_micros: Some(60_000_000) },
+            KeyColumn {
+                name: "window_start".into(),
+                output: Some("window_start".into()),
+                window_micros: Some(60_000_000)
+            },
         ]
     );
     assert_eq!(source_of(view.def()).expect("one stream"), "readings");
@@ -178,7 +233,10 @@ async fn what_cannot_be_a_view_is_refused_with_a_reason() {
         ("SELECT max(c) FROM (SELECT count(*) AS c FROM readings GROUP BY device_id) q", "two aggregations"),
         ("SELECT device_id, count(*) FROM readings GROUP BY ROLLUP (device_id)", "grouping"),
         ("SELECT avg(nonsense) FROM readings", "nonsense"),
-        ("SELECT tumble(event_time, INTERVAL '1 month') AS w, count(*) FROM readings GROUP BY w", "fixed length"),
+        (
+            "SELECT tumble(event_time, INTERVAL '1 month') AS w, count(*) FROM readings GROUP BY w",
+            "fixed length",
+        ),
     ] {
         let error = CompiledView::compile(def(sql), "readings", &schema()).await.expect_err(sql).to_string();
         assert!(error.contains(reason), "{sql}: {error}");

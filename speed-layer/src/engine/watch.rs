@@ -52,7 +52,10 @@ impl Engine {
                     key.name
                 ))
             })?;
-            let is_time = matches!(target.schema.field_with_name(&shown).map(|f| f.data_type()), Ok(DataType::Timestamp(..)));
+            let is_time = matches!(
+                target.schema.field_with_name(&shown).map(|f| f.data_type()),
+                Ok(DataType::Timestamp(..))
+            );
             if key.window_micros.is_some() && is_time && target.time_column.is_none() {
                 target.time_column = Some(shown);
             } else {
@@ -72,7 +75,10 @@ impl Engine {
         let Ok(target) = self.target(&batch.stream) else { return };
         for live in self.views_on(&batch.stream) {
             let wider = |field: &Arc<arrow::datatypes::Field>| {
-                target.schema.field_with_name(field.name()).is_ok_and(|now| now.data_type() != field.data_type())
+                target
+                    .schema
+                    .field_with_name(field.name())
+                    .is_ok_and(|now| now.data_type() != field.data_type())
             };
             // State of the narrower type cannot take in the wider one: the view is made anew from raw.
             if live.view().input_schema().fields().iter().any(wider)

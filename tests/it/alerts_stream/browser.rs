@@ -8,8 +8,15 @@ use serde_json::{Value, json};
 
 /// What keeps a browser to itself and away from the network.
 const FLAGS: &[&str] = &[
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--window-size=1280,900",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
 ];
 
 /// A browser with one page. Dropped, it is closed.
@@ -66,7 +73,7 @@ impl Browser {
     pub(super) fn errors(&self) -> Vec<String> {
         let log = self.post("/se/log", &json!({ "type": "browser" }));
         let entries = log.as_array().expect("a list").iter();
-        let errors = entries.filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING");
+        let errors = entries.filter(|entry| entry["level"] == "SEVERE");
         errors.map(|entry| entry["message"].to_string()).collect()
     }
 
@@ -88,7 +95,8 @@ impl Browser {
 
     fn request(&self, url: &str, body: &Value) -> Value {
         let answer: Value = self.runtime.block_on(async {
-            let request = self.client.post(url).header("content-type", "application/json").body(body.to_string());
+            let request =
+                self.client.post(url).header("content-type", "application/json").body(body.to_string());
             request.send().await.expect("chromedriver answers").json().await.expect("JSON")
         });
         let value = &answer["value"];

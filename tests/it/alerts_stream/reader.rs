@@ -110,7 +110,10 @@ impl Reader {
         })
     }
 
-    fn start(name: &'static str, mut connect: impl FnMut(&Mutex<Seen>, &mut ChaCha8Rng) + Send + 'static) -> Self {
+    fn start(
+        name: &'static str,
+        mut connect: impl FnMut(&Mutex<Seen>, &mut ChaCha8Rng) + Send + 'static,
+    ) -> Self {
         let (seen, last) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicU64::new(u64::MAX)));
         let (theirs, until) = (seen.clone(), last.clone());
         let thread = std::thread::spawn(move || {
@@ -133,7 +136,12 @@ impl Reader {
         self.last.store(last, Ordering::Release);
         let deadline = Instant::now() + PATIENCE;
         while !self.thread.is_finished() {
-            assert!(Instant::now() < deadline, "{} is at {}, not at {last}", self.name, self.seen.lock().last_id);
+            assert!(
+                Instant::now() < deadline,
+                "{} is at {}, not at {last}",
+                self.name,
+                self.seen.lock().last_id
+            );
             wait_a_little();
         }
         self.thread.join().expect("the reader does not panic");

@@ -32,7 +32,11 @@ impl Bad {
 
 const NO_JSON: &[&str] = &["not usable as JSON"];
 
-const fn bad(topic: &'static str, reasons: &'static [&'static str], make: fn(&mut ChaCha8Rng) -> Vec<u8>) -> Bad {
+const fn bad(
+    topic: &'static str,
+    reasons: &'static [&'static str],
+    make: fn(&mut ChaCha8Rng) -> Vec<u8>,
+) -> Bad {
     Bad { topic, reasons, make }
 }
 
@@ -51,27 +55,59 @@ pub(super) const KINDS: &[Bad] = &[
     }),
     bad("devices/empty/telemetry", &["empty"], |_| Vec::new()),
     bad("devices/wrong-type/telemetry", &["expected"], |chance| {
-        one_of(chance, &[
-            r#""temperature":"hot""#, r#""temperature":true"#, r#""temperature":[1]"#, r#""temperature":{"c":1}"#,
-            r#""n":1.5"#, r#""n":"7""#, r#""ok":"yes""#, r#""ok":1"#, r#""status":5"#, r#""since":"yesterday""#,
-            r#""since":true"#,
-        ])
+        one_of(
+            chance,
+            &[
+                r#""temperature":"hot""#,
+                r#""temperature":true"#,
+                r#""temperature":[1]"#,
+                r#""temperature":{"c":1}"#,
+                r#""n":1.5"#,
+                r#""n":"7""#,
+                r#""ok":"yes""#,
+                r#""ok":1"#,
+                r#""status":5"#,
+                r#""since":"yesterday""#,
+                r#""since":true"#,
+            ],
+        )
     }),
     bad("devices/huge-number/telemetry", &["not usable as JSON", "expected", "does not fit"], |chance| {
-        one_of(chance, &[
-            r#""temperature":1e999"#, r#""temperature":-1e999"#, r#""n":1e999"#, r#""n":1e40"#,
-            r#""n":1234567890123456789012345678901234567890"#, r#""temperature":1234567890123456789012345678901234567890"#,
-            r#""n":9223372036854775808"#, r#""n":-9223372036854775809"#, r#""since":1e300"#,
-        ])
+        one_of(
+            chance,
+            &[
+                r#""temperature":1e999"#,
+                r#""temperature":-1e999"#,
+                r#""n":1e999"#,
+                r#""n":1e40"#,
+                r#""n":1234567890123456789012345678901234567890"#,
+                r#""temperature":1234567890123456789012345678901234567890"#,
+                r#""n":9223372036854775808"#,
+                r#""n":-9223372036854775809"#,
+                r#""since":1e300"#,
+            ],
+        )
     }),
     bad("devices/no-number/telemetry", NO_JSON, |chance| {
-        one_of(chance, &[
-            r#""temperature":NaN"#, r#""temperature":Infinity"#, r#""temperature":-Infinity"#, r#""temperature":nan"#,
-            r#""n":0x10"#, r#""n":01"#, r#""n":+1"#, r#""temperature":.5"#, r#""temperature":1."#,
-        ])
+        one_of(
+            chance,
+            &[
+                r#""temperature":NaN"#,
+                r#""temperature":Infinity"#,
+                r#""temperature":-Infinity"#,
+                r#""temperature":nan"#,
+                r#""n":0x10"#,
+                r#""n":01"#,
+                r#""n":+1"#,
+                r#""temperature":.5"#,
+                r#""temperature":1."#,
+            ],
+        )
     }),
     bad("devices/deep-arrays/telemetry", NO_JSON, |_| nested(b"[", b"]", 10_000)),
-    bad("devices/deep-objects/telemetry", &["not usable as JSON", "deep"], |_| nested(br#"{"x":"#, b"}", 10_000)),
+    bad("devices/deep-objects/telemetry", &["not usable as JSON", "deep"], |_| {
+        nested(br#"{"x":"#, b"}", 10_000)
+    }),
     bad("devices/unclosed/telemetry", NO_JSON, |_| b"[".repeat(10_000)),
     bad("devices/one-bad-element/telemetry", &["not usable as JSON", "expected"], |chance| {
         let (first, last) = (good(chance.random_range(1..100)), good(3));
@@ -79,7 +115,19 @@ pub(super) const KINDS: &[Bad] = &[
         format!("[{first},{},{last}]", middle[chance.random_range(0..middle.len())]).into_bytes()
     }),
     bad("devices/no-object/telemetry", NO_JSON, |chance| {
-        let texts = ["null", "5", "true", r#""text""#, "{}{}", "[1,2]", "hello", "<xml/>", "\u{feff}{}", "// no", ","];
+        let texts = [
+            "null",
+            "5",
+            "true",
+            r#""text""#,
+            "{}{}",
+            "[1,2]",
+            "hello",
+            "<xml/>",
+            "\u{feff}{}",
+            "// no",
+            ",",
+        ];
         texts[chance.random_range(0..texts.len())].as_bytes().to_vec()
     }),
     bad("devices/key-twice/telemetry", &["twice"], |chance| {
@@ -91,21 +139,47 @@ pub(super) const KINDS: &[Bad] = &[
         text[at] = chance.random_range(0x80..=0xff);
         text
     }),
-    bad("devices/half-surrogate/telemetry", NO_JSON, |_| br#"{"ts":1790000000000,"status":"\ud800"}"#.to_vec()),
+    bad("devices/half-surrogate/telemetry", NO_JSON, |_| {
+        br#"{"ts":1790000000000,"status":"\ud800"}"#.to_vec()
+    }),
     bad("devices/event-time/telemetry", &["time"], |chance| {
-        let times = ["-5", "1e18", "9223372036854775807", r#""yesterday""#, r#""2026-13-01T00:00:00Z""#, "true", "null", "[]"];
+        let times = [
+            "-5",
+            "1e18",
+            "9223372036854775807",
+            r#""yesterday""#,
+            r#""2026-13-01T00:00:00Z""#,
+            "true",
+            "null",
+            "[]",
+        ];
         format!(r#"{{"ts":{},"n":1}}"#, times[chance.random_range(0..times.len())]).into_bytes()
     }),
     bad("devices/no-event-time/telemetry", &["time is missing"], |_| br#"{"n":1,"temperature":20}"#.to_vec()),
     bad("devices/bad-names/telemetry", &["field"], |chance| {
-        one_of(chance, &[r#""":1"#, r#""_seq":1"#, r#""event_date":"2026-01-01""#, r#""9lives":1"#, r#""Temperature":1"#])
+        one_of(
+            chance,
+            &[
+                r#""":1"#,
+                r#""_seq":1"#,
+                r#""event_date":"2026-01-01""#,
+                r#""9lives":1"#,
+                r#""Temperature":1"#,
+            ],
+        )
     }),
     bad("devices/many-fields/telemetry", &["beyond"], |_| {
         let fields: Vec<String> = (0..600).map(|i| format!(r#""f{i}":{i}"#)).collect();
         format!(r#"{{"ts":1790000000000,{}}}"#, fields.join(",")).into_bytes()
     }),
     bad("loose/telemetry", &["device_id"], |chance| {
-        let devices = ["", r#","device_id":"""#, r#","device_id":null"#, r#","device_id":1.5"#, r#","device_id":["a"]"#];
+        let devices = [
+            "",
+            r#","device_id":"""#,
+            r#","device_id":null"#,
+            r#","device_id":1.5"#,
+            r#","device_id":["a"]"#,
+        ];
         format!(r#"{{"temperature":20{}}}"#, devices[chance.random_range(0..devices.len())]).into_bytes()
     }),
 ];
@@ -137,5 +211,6 @@ fn one_of(chance: &mut ChaCha8Rng, fields: &[&str]) -> Vec<u8> {
 }
 
 fn nested(open: &[u8], close: &[u8], depth: usize) -> Vec<u8> {
-    [br#"{"ts":1790000000000,"x":"#.as_slice(), &open.repeat(depth), b"1", &close.repeat(depth), b"}"].concat()
+    [br#"{"ts":1790000000000,"x":"#.as_slice(), &open.repeat(depth), b"1", &close.repeat(depth), b"}"]
+        .concat()
 }
