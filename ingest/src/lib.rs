@@ -56,6 +56,6 @@ mod tests;
 
 pub use config::IngestConfig;
 pub use dead_letter::{DEAD, dead_schema};
-pub use message::{Delivery, Message, Receipt, Refused};
-pub use pipeline::{Ingest, Ticket};
+pub use message::{Delivery, Message, Receipt, Refused, Ticket};
+pub use pipeline::Ingest;
 pub use stats::{IngestStats, StreamStats};

@@ -1,6 +1,11 @@
 //! What a source hands in and what it gets back.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use iot_schemas::position::Seq;
 
@@ -59,4 +64,36 @@ pub enum Refused {
     /// The queue is full and the caller did not want to wait.
     #[error("the queue in front of the log is full")]
     Full,
+}
+
+/// Resolves once a message that was taken is durable.
+#[derive(Debug)]
+#[must_use = "a message may only be acknowledged after its ticket has resolved"]
+pub struct Ticket(State);
+
+#[derive(Debug)]
+enum State {
+    Settled(Receipt),
+    Waiting(oneshot::Receiver<Result<Receipt, Refused>>),
+}
+
+impl Ticket {
+    pub(crate) fn settled(receipt: Receipt) -> Self {
+        Self(State::Settled(receipt))
+    }
+
+    pub(crate) fn waiting(answer: oneshot::Receiver<Result<Receipt, Refused>>) -> Self {
+        Self(State::Waiting(answer))
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Receipt, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Settled(receipt) => Poll::Ready(Ok(*receipt)),
+            State::Waiting(answer) => Pin::new(answer).poll(cx).map(|a| a.unwrap_or(Err(Refused::Closed))),
+        }
+    }
 }

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -28,7 +25,7 @@ use crate::config::IngestConfig;
 use crate::dead_letter::DEAD;
 use crate::epoch::{Control, EpochThread};
 use crate::group::{GroupDecoder, Lane};
-use crate::message::{Message, Receipt, Refused};
+use crate::message::{Message, Receipt, Refused, Ticket};
 use crate::route::Matcher;
 use crate::seal::{Sealer, blocking};
 use crate::stats::{Counters, IngestStats, StreamStats, add};
@@ -207,6 +204,9 @@ impl Ingest {
         };
         let writer = spawn_thread("ingest-log", move || writer.run())?;
         *self.running.lock().await = Some(Running { threads: vec![writer, decoder], sealer });
+        if self.counters.unsealed_bytes.load(Ordering::Relaxed) == 0 {
+            self.counters.sealed_seq.fetch_max(last, Ordering::Relaxed);
+        }
         self.counters.started.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -373,7 +373,7 @@ impl Ingest {
             return Ok(None);
         }
         add(&self.counters.ignored, 1);
-        Ok(Some(Ticket(State::Settled(Receipt::Ignored))))
+        Ok(Some(Ticket::settled(Receipt::Ignored)))
     }
 
     fn permits(&self, message: &Message) -> u32 {
@@ -383,7 +383,7 @@ impl Ingest {
     fn waiting(&self, message: Message, room: OwnedSemaphorePermit) -> (Waiting, Ticket) {
         let (reply, answer) = oneshot::channel();
         let arrival = self.clock.now_micros();
-        (Waiting { message, arrival, reply, _room: room }, Ticket(State::Waiting(answer)))
+        (Waiting { message, arrival, reply, _room: room }, Ticket::waiting(answer))
     }
 
     async fn control(&self, control: Control) -> Result<()> {
@@ -436,28 +436,6 @@ impl RawStreams for Ingest {
             hint: String::new(),
         })?;
         Ok(found.snapshot())
-    }
-}
-
-/// Resolves once a message that was taken is durable.
-#[derive(Debug)]
-#[must_use = "a message may only be acknowledged after its ticket has resolved"]
-pub struct Ticket(State);
-
-#[derive(Debug)]
-enum State {
-    Settled(Receipt),
-    Waiting(oneshot::Receiver<Result<Receipt, Refused>>),
-}
-
-impl Future for Ticket {
-    type Output = Result<Receipt, Refused>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Settled(receipt) => Poll::Ready(Ok(*receipt)),
-            State::Waiting(answer) => Pin::new(answer).poll(cx).map(|a| a.unwrap_or(Err(Refused::Closed))),
-        }
     }
 }
 

@@ -118,10 +118,7 @@ impl RawSnapshot {
     }
 
     fn tail_between(&self, after: &Frontier, up_to: Option<&Frontier>) -> Result<LogicalPlan> {
-        let wanted = self.tail.iter().filter(|batch| {
-            !after.covers(&batch.node, batch.last_seq)
-                && up_to.is_none_or(|up_to| up_to.covers(&batch.node, batch.last_seq))
-        });
+        let wanted = self.tail.iter().filter_map(|batch| batch.between(after, up_to));
         let batches = wanted.map(|batch| cast_to(&batch.rows, &self.schema)).collect::<Result<Vec<_>>>()?;
         let table = MemTable::try_new(self.schema.clone(), vec![batches])?;
         let scan = LogicalPlanBuilder::scan("events", provider_as_source(Arc::new(table)), None)?;

@@ -159,10 +159,15 @@ impl Table {
 
     /// Appends rows, in files split by partition, and commits them together with `commit`.
     ///
-    /// No rows is fine: the frontier moves all the same.
+    /// No rows is fine: the frontier moves all the same. If the table covers the frontier already (an earlier try
+    /// was committed and its answer was lost), nothing is written: repeating a call adds nothing twice.
     pub async fn append(&self, batches: &[RecordBatch], commit: Commit) -> Result<TableSnapshot> {
         let _turn = self.committer.lock().await;
-        let delta = self.snapshot().delta;
+        let snapshot = self.snapshot();
+        if !commit.frontier.is_empty() && snapshot.frontier.covers_all(&commit.frontier) {
+            return Ok(snapshot);
+        }
+        let delta = snapshot.delta;
         let adds = write_files(RecordBatchWriter::for_table(&delta)?, batches).await?;
         self.commit(delta, adds, commit, write_operation(SaveMode::Append, &self.spec)).await
     }
@@ -286,6 +291,19 @@ impl Table {
         Ok(metrics.files_deleted.len())
     }
 
+    /// Reads the table anew after a failed commit, which may have been written all the same. If that fails too,
+    /// the next commit conflicts and comes here again.
+    async fn refresh(&self, mut delta: DeltaTable) {
+        let refreshed = match delta.update_state().await {
+            Ok(()) => TableSnapshot::read(delta, &self.spec.nodes).await,
+            Err(e) => Err(e.into()),
+        };
+        match refreshed {
+            Ok(snapshot) => *self.snapshot.write() = snapshot,
+            Err(e) => tracing::warn!("reading {} anew: {e}", self.spec.path),
+        }
+    }
+
     async fn commit(
         &self,
         mut delta: DeltaTable,
@@ -303,10 +321,17 @@ impl Table {
         let properties = deltalake::kernel::transaction::CommitProperties::default()
             .with_application_transactions(transactions)
             .with_max_retries(5);
-        let finalized = CommitBuilder::from(properties)
+        let committed = CommitBuilder::from(properties)
             .with_actions(actions)
             .build(Some(delta.snapshot()?), delta.log_store(), operation)
-            .await?;
+            .await;
+        let finalized = match committed {
+            Ok(finalized) => finalized,
+            Err(e) => {
+                self.refresh(delta).await;
+                return Err(e.into());
+            }
+        };
         delta = DeltaTable::new(delta.log_store());
         delta.state = Some(finalized.snapshot());
         let snapshot = TableSnapshot::read(delta, &self.spec.nodes).await?;
@@ -365,7 +390,7 @@ impl TableSnapshot {
 
     /// The version in the Delta log.
     pub fn version(&self) -> u64 {
-        self.delta.version().map_or(0, |version| version as u64)
+        self.delta.version().unwrap_or(0)
     }
 
     /// The columns.

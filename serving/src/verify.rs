@@ -131,8 +131,11 @@ fn uses_sketches(view: &CompiledView) -> bool {
     view.def().sql.to_lowercase().contains("approx_")
 }
 
+/// The encoded key columns of a row, and its number among the rows with the same.
+type RowKey = (Box<[u8]>, usize);
+
 /// Rows by key; the n-th row of an equal key is told apart by n.
-fn index(batch: &RecordBatch, keys: &[usize]) -> Result<HashMap<(Box<[u8]>, usize), usize>> {
+fn index(batch: &RecordBatch, keys: &[usize]) -> Result<HashMap<RowKey, usize>> {
     let mut rows = HashMap::with_capacity(batch.num_rows());
     let mut seen: HashMap<Box<[u8]>, usize> = HashMap::new();
     let columns: Vec<ArrayRef> = keys.iter().map(|at| batch.column(*at).clone()).collect();

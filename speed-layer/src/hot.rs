@@ -35,6 +35,9 @@ pub(crate) struct HotRows {
     arena: Vec<RecordBatch>,
 }
 
+/// The values of a row's labels, encoded.
+type Labels = Box<[u8]>;
+
 #[derive(Debug, Clone, Copy)]
 struct Place {
     window: i64,
@@ -166,7 +169,7 @@ impl HotRows {
         Ok(())
     }
 
-    fn keys_and_windows(&mut self, rows: &RecordBatch) -> Result<(Vec<Box<[u8]>>, Vec<i64>)> {
+    fn keys_and_windows(&mut self, rows: &RecordBatch) -> Result<(Vec<Labels>, Vec<i64>)> {
         let columns: Vec<ArrayRef> = self.labels.iter().map(|at| rows.column(*at).clone()).collect();
         let keys = if columns.is_empty() {
             vec![Box::from([]); rows.num_rows()]

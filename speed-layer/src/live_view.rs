@@ -26,7 +26,7 @@ const MERGE_AT_LATEST: usize = 256;
 
 /// A view with its speed state.
 #[derive(Debug)]
-pub struct LiveView {
+pub(crate) struct LiveView {
     view: Arc<CompiledView>,
     table: Arc<Table>,
     state: BatchPlan,
@@ -55,7 +55,7 @@ struct Epoch {
 
 impl LiveView {
     /// A view without speed state. [`Self::seed`] comes next.
-    pub async fn new(view: Arc<CompiledView>, table: Arc<Table>) -> Result<Self> {
+    pub(crate) async fn new(view: Arc<CompiledView>, table: Arc<Table>) -> Result<Self> {
         let session = small_context();
         let state = plan_over_batches(&session, view.input_schema(), |rows| view.state_plan(rows)).await?;
         let merge = plan_over_batches(&session, view.state_schema(), |rows| view.merge_plan(rows)).await?;
@@ -64,18 +64,23 @@ impl LiveView {
     }
 
     /// The view's plans.
-    pub fn view(&self) -> &Arc<CompiledView> {
+    pub(crate) fn view(&self) -> &Arc<CompiledView> {
         &self.view
     }
 
     /// The table of its batch state.
-    pub fn table(&self) -> &Arc<Table> {
+    pub(crate) fn table(&self) -> &Arc<Table> {
         &self.table
     }
 
     /// Computes the state of what the batch state does not cover, from raw: the sealed rows in one go, and those
     /// in the tail that are not after `processed`, epoch by epoch (`ends` are the ends of epochs known so far).
-    pub async fn seed(&self, raw: &RawSnapshot, processed: &Frontier, ends: &[(NodeId, Seq)]) -> Result<()> {
+    pub(crate) async fn seed(
+        &self,
+        raw: &RawSnapshot,
+        processed: &Frontier,
+        ends: &[(NodeId, Seq)],
+    ) -> Result<()> {
         let covered = self.table.snapshot().frontier().clone();
         let sealed = raw.sealed.frontier().clone();
         let mut live = Live { epochs: VecDeque::new(), position: covered.clone() };
@@ -102,13 +107,14 @@ impl LiveView {
         *self.live.write() = live;
         let mut ends: VecDeque<(NodeId, Seq)> =
             ends.iter().filter(|(node, end)| !sealed.covers(node, *end)).cloned().collect();
-        for batch in raw.tail.iter().filter(|batch| processed.covers(&batch.node, batch.last_seq)) {
+        // What is not processed yet comes to the engine, as part of the same batches perhaps.
+        for batch in raw.tail.iter().filter_map(|batch| batch.between(&Frontier::empty(), Some(processed))) {
             while ends.front().is_some_and(|(_, end)| *end < batch.first_seq) {
                 if let Some((node, end)) = ends.pop_front() {
                     self.close_epoch(&node, end).await?;
                 }
             }
-            self.apply(batch).await?;
+            self.apply(&batch).await?;
         }
         for (node, end) in ends {
             self.close_epoch(&node, end).await?;
@@ -118,7 +124,7 @@ impl LiveView {
     }
 
     /// Takes in the events of one group and returns their state rows; `None` if they are in already.
-    pub async fn apply(&self, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
+    pub(crate) async fn apply(&self, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
         if self.live.read().position.covers(&batch.node, batch.last_seq) {
             return Ok(None);
         }
@@ -139,12 +145,12 @@ impl LiveView {
     }
 
     /// Notes that a group without events for this view has passed.
-    pub fn skip_to(&self, node: &NodeId, seq: Seq) {
+    pub(crate) fn skip_to(&self, node: &NodeId, seq: Seq) {
         self.live.write().position.advance(node, seq);
     }
 
     /// Ends the open epoch of `node`.
-    pub async fn close_epoch(&self, node: &NodeId, end: Seq) -> Result<()> {
+    pub(crate) async fn close_epoch(&self, node: &NodeId, end: Seq) -> Result<()> {
         self.merge_open_epoch(node).await?;
         let mut live = self.live.write();
         if let Some(epoch) = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node) {
@@ -154,14 +160,14 @@ impl LiveView {
     }
 
     /// Drops the epochs that the batch state covers now.
-    pub fn drop_covered(&self) {
+    pub(crate) fn drop_covered(&self) {
         let frontier = self.table.snapshot().frontier().clone();
         self.live.write().epochs.retain(|epoch| !epoch.covered_by(&frontier));
     }
 
     /// Speed state first, then batch state, then away with what both have: in that order no moment exists at
     /// which an event is in neither or in both.
-    pub fn snapshot(&self) -> ViewSnapshot {
+    pub(crate) fn snapshot(&self) -> ViewSnapshot {
         let (epochs, position) = {
             let live = self.live.read();
             let epochs: Vec<(NodeId, Option<Seq>, Vec<RecordBatch>)> =
@@ -172,7 +178,8 @@ impl LiveView {
         let covered = batch.frontier();
         let speed = epochs
             .into_iter()
-            .filter(|(node, end, _)| end.is_none_or(|end| !covered.covers(node, end)))
+            // An open epoch may have been closed, sealed and covered in the meantime; it ended at the position then.
+            .filter(|(node, end, _)| !covered.covers(node, end.unwrap_or_else(|| position.get(node))))
             .flat_map(|(_, _, states)| states)
             .collect();
         let mut frontier = position;
@@ -181,19 +188,19 @@ impl LiveView {
     }
 
     /// Merges state rows to one per group.
-    pub async fn merge(&self, states: Vec<RecordBatch>) -> Result<RecordBatch> {
+    pub(crate) async fn merge(&self, states: Vec<RecordBatch>) -> Result<RecordBatch> {
         let merged = self.merge.run(states).await?;
         Ok(concat_batches(self.view.state_schema(), &merged)?)
     }
 
     /// Turns state rows, one per group, into the view's rows.
-    pub async fn finish(&self, states: RecordBatch) -> Result<RecordBatch> {
+    pub(crate) async fn finish(&self, states: RecordBatch) -> Result<RecordBatch> {
         let rows = self.finish.run(vec![states]).await?;
         Ok(concat_batches(self.view.output_schema(), &rows)?)
     }
 
     /// State rows and bytes in memory.
-    pub fn size(&self) -> (usize, usize) {
+    pub(crate) fn size(&self) -> (usize, usize) {
         let live = self.live.read();
         let batches = live.epochs.iter().flat_map(|epoch| &epoch.states);
         batches.fold((0, 0), |(rows, bytes), b| (rows + b.num_rows(), bytes + b.get_array_memory_size()))

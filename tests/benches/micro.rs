@@ -132,7 +132,8 @@ fn state(c: &mut Criterion) {
 fn merge(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let (view, plan) = runtime.block_on(combinators());
-    let merge = plan_over_batches(&small_context(), view.state_schema(), |s| view.merge_plan(s));
+    let session = small_context();
+    let merge = plan_over_batches(&session, view.state_schema(), |s| view.merge_plan(s));
     let merge = runtime.block_on(merge).expect("plans");
     let states: Vec<RecordBatch> = (0..32)
         .flat_map(|i| runtime.block_on(plan.run(vec![readings(8_192, i * 8_192)])).expect("runs"))

@@ -182,9 +182,9 @@ impl Drop for Load {
 fn hear(line: &str, progress: &mut Progress) -> bool {
     let mut words = line.split(' ');
     let kind = words.next();
-    let numbers = words.filter_map(|word| word.parse::<u64>().ok());
+    let mut numbers = words.filter_map(|word| word.parse::<u64>().ok());
     match kind {
-        Some("s") => progress.sent = numbers.last().unwrap_or(progress.sent),
+        Some("s") => progress.sent = numbers.next_back().unwrap_or(progress.sent),
         Some("a") => numbers.for_each(|n| progress.acknowledge(n)),
         _ => {}
     }

@@ -151,7 +151,7 @@ struct Sender {
 impl Sender {
     async fn send(&mut self, options: ReplayOptions) -> Result<ReplayStats> {
         let mut replay = Replay::open(options)?;
-        while let Some(message) = replay.next() {
+        for message in replay.by_ref() {
             let message = message?;
             if let Some(pace) = &mut self.pace {
                 pace.wait_for(message.time_us).await;

@@ -208,11 +208,11 @@ impl Line {
                     })?;
                     CompiledView::compile(def.clone(), &source, &schema).await?;
                 }
-                Definition::Rule(def) if !streams.contains(def.on.as_str()) => {
-                    if future.get(Kind::View, &def.on).is_none() {
-                        let hint = format!("; rule `{}` watches it with `on`", def.name);
-                        return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
-                    }
+                Definition::Rule(def)
+                    if !streams.contains(def.on.as_str()) && future.get(Kind::View, &def.on).is_none() =>
+                {
+                    let hint = format!("; rule `{}` watches it with `on`", def.name);
+                    return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
                 }
                 _ => {}
             }

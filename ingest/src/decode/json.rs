@@ -18,6 +18,8 @@ use super::staging::{Failed, Scalar, Staging};
 
 /// Objects may lie in each other this deep.
 const MAX_DEPTH: usize = 8;
+/// An array, which is kept as text, may be this deep: what readers of JSON take.
+const MAX_ARRAY_DEPTH: usize = 100;
 
 /// Collects the rows of `payload` in `staging`, or says why it is no good.
 pub(crate) fn decode(payload: &[u8], fields: &mut Fields, staging: &mut Staging) -> Result<(), String> {
@@ -256,7 +258,11 @@ impl FieldValue<'_, '_> {
             let expected = self.sink.expects_scalar(self.target).unwrap_or("a single value");
             return self.sink.refuse(expected, "an array");
         }
-        self.sink.scalar(self.target, Scalar::Text(&compact(json)))
+        let json = compact(json);
+        if depth(&json) > MAX_ARRAY_DEPTH {
+            return self.sink.refuse(&format!("arrays at most {MAX_ARRAY_DEPTH} deep"), "a deeper one");
+        }
+        self.sink.scalar(self.target, Scalar::Text(&json))
     }
 }
 
@@ -301,6 +307,23 @@ impl<'de> Visitor<'de> for FieldValue<'_, '_> {
         }
         object(self.sink, map, self.depth + 1, self.position)
     }
+}
+
+/// How deep objects and arrays lie in each other.
+fn depth(json: &str) -> usize {
+    let (mut in_string, mut escaped, mut depth, mut deepest) = (false, false, 0, 0);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth -= 1,
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 /// JSON without the white space between its tokens.

@@ -203,6 +203,16 @@ fn unknown_fields_become_columns() {
 }
 
 #[test]
+fn a_bottomless_array_is_refused() {
+    let nested = |depth| format!(r#"{{"v":{}"[\"[["{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    let mut bench = Bench::new(EVENTS);
+    bench.take("devices/a/telemetry", &nested(100)).expect("kept as text");
+    let reason = bench.take("devices/a/telemetry", &nested(101)).expect_err("too deep");
+    assert_eq!(reason, "field `v`: expected arrays at most 100 deep, found a deeper one");
+    bench.take("devices/a/telemetry", &nested(10_000)).expect_err("much too deep");
+}
+
+#[test]
 fn a_message_is_taken_whole_or_not_at_all() {
     let mut bench = Bench::new(EVENTS);
     bench.take("devices/a/telemetry", r#"[{"v":1},{"new":1,"v":"no"}]"#).expect_err("a conflict");

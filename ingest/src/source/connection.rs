@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::message::{Delivery, Message};
-use crate::pipeline::{Ingest, Ticket};
+use crate::message::{Delivery, Message, Ticket};
+use crate::pipeline::Ingest;
 
 use super::scanner::{Scanner, Seen};
 

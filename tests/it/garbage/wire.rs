@@ -52,7 +52,6 @@ pub(super) fn broken(payload: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("a topic that is no UTF-8", to(b"devices/\xff\xfe/telemetry")),
         ("a surrogate in the topic", to(b"devices/\xed\xa0\x80/telemetry")),
         ("no topic", to(b"")),
-        ("the packet identifier 0", publish(0x32, TOPIC, &[0, 0], payload)),
         ("QoS 3", publish(0x36, TOPIC, &[0, 1], payload)),
         ("DUP at QoS 0 and a wildcard", publish(0x38, b"devices/+/telemetry", &[], payload)),
         ("a topic longer than its packet", packet(0x32, b"\xff\xffdevices/bad/telemetry\x00\x01{}")),
