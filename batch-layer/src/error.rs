@@ -26,3 +26,9 @@ impl From<Error> for iot_schemas::Error {
         }
     }
 }
+
+impl From<datafusion::error::DataFusionError> for Error {
+    fn from(e: datafusion::error::DataFusionError) -> Self {
+        Self::Schemas(e.into())
+    }
+}

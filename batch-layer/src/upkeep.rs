@@ -10,13 +10,21 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Column;
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use futures::{Stream, StreamExt, TryStreamExt};
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
-use iot_schemas::session::{context, small_context};
+use iot_schemas::session::context;
 use iot_schemas::table::{FileInfo, Table};
 use iot_schemas::view::{CompiledView, storage};
 
 use crate::error::Result;
+
+/// Memory that sorting may take; what needs more spills.
+const MEMORY_BYTES: usize = 256 << 20;
+/// Rows that are read at a time. Dead letters may have megabytes each, and look small on disk.
+const BATCH_ROWS: usize = 256;
 
 /// What upkeep aims at.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +33,7 @@ pub struct UpkeepConfig {
     pub min_files: usize,
     /// Files below this size are small.
     pub small_bytes: u64,
-    /// At most so many bytes (compressed) are rewritten at once, which bounds the memory that it takes.
+    /// At most so many bytes (compressed) are rewritten at once.
     pub max_bytes: u64,
     /// ... and at most so many rows.
     pub max_rows: u64,
@@ -59,19 +67,15 @@ pub async fn compact_rows(table: &Table, config: &UpkeepConfig) -> Result<Upkeep
     let mut report = UpkeepReport::default();
     for files in candidates(table, config) {
         let provider = table.snapshot().provider_of(&files).await?;
-        let mut plan = LogicalPlanBuilder::scan("files", provider_as_source(provider), None)
-            .map_err(iot_schemas::Error::from)?;
+        let plan = LogicalPlanBuilder::scan("files", provider_as_source(provider), None)?;
         let order: Vec<_> = [DEVICE_ID, EVENT_TIME]
             .iter()
             .filter(|name| plan.schema().field_with_unqualified_name(name).is_ok())
-            .map(|name| Expr::Column(Column::new_unqualified(*name)).sort(true, true))
+            .map(|name| column(name).sort(true, true))
             .collect();
-        if !order.is_empty() {
-            plan = plan.sort(order).map_err(iot_schemas::Error::from)?;
-        }
-        let plan = plan.build().map_err(iot_schemas::Error::from)?;
-        let rows = collect(plan).await?;
-        table.rewrite(&files, &rows).await?;
+        let plan = if order.is_empty() { plan } else { plan.sort(order)? };
+        let rows = stream(plan.build()?).await?;
+        table.rewrite(&files, rows).await?;
         report.files_merged += files.len();
     }
     Ok(report)
@@ -86,17 +90,13 @@ pub async fn compact_state(
     let mut report = UpkeepReport::default();
     for files in candidates(table, config) {
         let stored = view.stored_states(table.snapshot().provider_of(&files).await?)?;
-        let mut plan = LogicalPlanBuilder::from(view.merge_plan(stored)?);
-        let keys =
-            view.keys().iter().map(|key| Expr::Column(Column::new_unqualified(&key.name)).sort(true, true));
-        let keys = keys.collect::<Vec<_>>();
-        if !keys.is_empty() {
-            plan = plan.sort(keys).map_err(iot_schemas::Error::from)?;
-        }
-        let states = collect(plan.build().map_err(iot_schemas::Error::from)?).await?;
-        let stored = states.iter().map(|batch| storage::to_storage(batch, view.storage_schema()));
-        let stored = stored.collect::<Result<Vec<_>, _>>()?;
-        table.rewrite(&files, &stored).await?;
+        let plan = LogicalPlanBuilder::from(view.merge_plan(stored)?);
+        let order: Vec<_> = view.keys().iter().map(|key| column(&key.name).sort(true, true)).collect();
+        let plan = if order.is_empty() { plan } else { plan.sort(order)? };
+        let schema = view.storage_schema();
+        let states = stream(plan.build()?).await?;
+        let stored = states.map(|batch| storage::to_storage(&batch?, schema));
+        table.rewrite(&files, stored).await?;
         report.files_merged += files.len();
     }
     Ok(report)
@@ -108,6 +108,9 @@ pub async fn vacuum(table: &Table, config: &UpkeepConfig) -> Result<usize> {
 }
 
 /// Groups of small files of one partition that are worth one larger file.
+///
+/// A file joins only if it is not larger than all smaller ones together: what was merged once waits until there is
+/// as much again, so that a row is rewritten a logarithmic number of times and not at every round.
 fn candidates(table: &Table, config: &UpkeepConfig) -> Vec<Vec<FileInfo>> {
     let mut partitions: BTreeMap<Vec<(String, Option<String>)>, Vec<FileInfo>> = BTreeMap::new();
     for file in table.snapshot().files() {
@@ -115,27 +118,67 @@ fn candidates(table: &Table, config: &UpkeepConfig) -> Vec<Vec<FileInfo>> {
             partitions.entry(file.partition.clone()).or_default().push(file);
         }
     }
-    let mut groups = Vec::new();
-    for mut files in partitions.into_values() {
-        if files.len() < config.min_files {
-            continue;
-        }
-        files.sort_by_key(|file| file.bytes);
-        let (mut bytes, mut rows) = (0, 0);
-        files.retain(|file| {
-            bytes += file.bytes;
-            rows += file.rows;
-            bytes <= config.max_bytes && rows <= config.max_rows
-        });
-        if files.len() > 1 {
-            groups.push(files);
-        }
-    }
-    groups
+    partitions.into_values().filter_map(|files| worth_merging(files, config)).collect()
 }
 
-async fn collect(plan: datafusion::logical_expr::LogicalPlan) -> Result<Vec<RecordBatch>> {
-    let session = context(1, small_context().runtime_env());
-    let frame = session.execute_logical_plan(plan).await.map_err(iot_schemas::Error::from)?;
-    Ok(frame.collect().await.map_err(iot_schemas::Error::from)?)
+fn worth_merging(mut files: Vec<FileInfo>, config: &UpkeepConfig) -> Option<Vec<FileInfo>> {
+    files.sort_by_key(|file| file.bytes);
+    let (mut bytes, mut rows, mut count) = (0, 0, 0);
+    for file in &files {
+        let dominates = count >= config.min_files && file.bytes > bytes;
+        if dominates || bytes + file.bytes > config.max_bytes || rows + file.rows > config.max_rows {
+            break;
+        }
+        bytes += file.bytes;
+        rows += file.rows;
+        count += 1;
+    }
+    files.truncate(count);
+    (count >= config.min_files).then_some(files)
+}
+
+fn column(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+/// Runs a plan within [`MEMORY_BYTES`]; a sort that needs more spills to disk.
+async fn stream(plan: LogicalPlan) -> Result<impl Stream<Item = iot_schemas::Result<RecordBatch>> + Unpin> {
+    let pool = Arc::new(FairSpillPool::new(MEMORY_BYTES));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
+    let session = context(1, runtime);
+    let config = session.copied_config().with_batch_size(BATCH_ROWS);
+    *session.state_ref().write().config_mut() = config;
+    let rows = session.execute_logical_plan(plan).await?.execute_stream().await?;
+    Ok(rows.map_err(iot_schemas::Error::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bytes: u64) -> FileInfo {
+        FileInfo { path: bytes.to_string(), bytes, rows: 1, partition: Vec::new() }
+    }
+
+    fn merged(sizes: &[u64]) -> Option<Vec<u64>> {
+        let config = UpkeepConfig { min_files: 3, max_bytes: 1_000, ..UpkeepConfig::default() };
+        let files = worth_merging(sizes.iter().copied().map(file).collect(), &config);
+        files.map(|files| files.iter().map(|file| file.bytes).collect())
+    }
+
+    #[test]
+    fn few_files_are_left_alone() {
+        assert_eq!(merged(&[1, 1]), None);
+    }
+
+    #[test]
+    fn what_was_merged_waits_until_there_is_as_much_again() {
+        assert_eq!(merged(&[1, 100, 1, 1]), Some(vec![1, 1, 1]));
+        assert_eq!(merged(&[40, 40, 100, 40]), Some(vec![40, 40, 40, 100]));
+    }
+
+    #[test]
+    fn a_rewrite_is_bounded() {
+        assert_eq!(merged(&[400, 400, 100, 400]), Some(vec![100, 400, 400]));
+    }
 }

@@ -24,7 +24,7 @@ use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
 use parking_lot::RwLock;
 use url::Url;
 
@@ -206,28 +206,35 @@ impl Table {
         self.commit(delta, actions, commit, operation).await
     }
 
-    /// Replaces some files by `batches`, which hold the same rows in another arrangement (or, for state, rows
-    /// that merge to the same). The frontier stays. Fails if one of the files is gone.
-    pub async fn rewrite(&self, files: &[FileInfo], batches: &[RecordBatch]) -> Result<TableSnapshot> {
+    /// Replaces some files by `rows`, which are the same in another arrangement (or, for state, merge to the same).
+    /// The frontier stays. Fails if one of the files is gone.
+    ///
+    /// Holds a row group in memory, not the files. Seals go on meanwhile; only the commit takes its turn.
+    pub async fn rewrite(
+        &self,
+        files: &[FileInfo],
+        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+    ) -> Result<TableSnapshot> {
+        let mut writer =
+            RecordBatchWriter::for_table(&self.snapshot().delta)?.with_writer_properties(writer_properties());
+        let schema = writer.arrow_schema();
+        while let Some(batch) = rows.try_next().await? {
+            writer.write(cast_to(&batch, &schema)?).await?;
+        }
+        let added = writer.flush().await?.into_iter().map(|mut add| {
+            add.data_change = false;
+            Action::Add(add)
+        });
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
-        let removed = removes(&delta, |path| files.iter().any(|file| file.path == path), false)?;
-        if removed.len() != files.len() {
+        let mut actions = removes(&delta, |path| files.iter().any(|file| file.path == path), false)?;
+        if actions.len() != files.len() {
             return Err(Error::invalid(format!(
                 "{}: the files to rewrite have changed; try again",
                 self.spec.path
             )));
         }
-        let mut actions = removed;
-        for action in write_files(RecordBatchWriter::for_table(&delta)?, batches).await? {
-            actions.push(match action {
-                Action::Add(mut add) => {
-                    add.data_change = false;
-                    Action::Add(add)
-                }
-                other => other,
-            });
-        }
+        actions.extend(added);
         let operation = DeltaOperation::Optimize { predicate: None, target_size: TARGET_FILE_BYTES as i64 };
         self.commit(delta, actions, Commit::default(), operation).await
     }

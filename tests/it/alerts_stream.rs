@@ -144,10 +144,11 @@ fn chromium_sees_each_transition_once_and_a_living_dashboard() {
          source.onopen = () => { window.opened += 1; };
          source.addEventListener('alert', (event) => window.seen.push(Number(event.lastEventId)));",
     );
-    for _ in 0..2 {
+    wait_until("the browser listens", || browser.number("return window.opened") == 1);
+    for killed in [true, false] {
         let connections = browser.number("return window.opened");
         load.wait_for_acked(load.progress().acked() + 200);
-        server = if connections == 1 { server.kill_and_restart() } else { server.stop_and_restart() };
+        server = if killed { server.kill_and_restart() } else { server.stop_and_restart() };
         wait_until("the browser is back", || browser.number("return window.opened") > connections);
     }
     load.wait_for_acked(load.progress().acked() + 200);

@@ -34,7 +34,12 @@ impl UpkeepLoop {
                 () = tokio::time::sleep(self.every) => {}
             }
             let Some(line) = self.line.upgrade() else { return };
-            line.keep_up(&self.config, round % ROUNDS_PER_VACUUM == 0).await;
+            let (config, clean) = (self.config, round % ROUNDS_PER_VACUUM == 0);
+            // A task of its own: should a library panic over a file, the next round comes all the same.
+            let done = tokio::spawn(async move { line.keep_up(&config, clean).await }).await;
+            if let Err(e) = done {
+                tracing::error!("upkeep: {e}");
+            }
         }
     }
 }

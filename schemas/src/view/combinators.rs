@@ -20,6 +20,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StructArray, UInt64Ar
 use arrow::compute::{SortOptions, filter};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use datafusion::common::{Result, ScalarValue, exec_err, internal_err};
+use datafusion::logical_expr::ReversedUDAF;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
@@ -226,6 +227,12 @@ impl AggregateUDFImpl for Combinator {
             Phase::State => self.call.function.order_sensitivity(),
             Phase::Merge(_) => AggregateOrderSensitivity::Insensitive,
         }
+    }
+
+    /// The planner forgets an ordering requirement of functions that know no reverse; being one's own reverse, with
+    /// the same requirement, keeps it.
+    fn reverse_expr(&self) -> ReversedUDAF {
+        ReversedUDAF::Identical
     }
 
     /// Declined: the state is the same whether the input happens to be ordered or not.
