@@ -206,10 +206,10 @@ fn unknown_fields_become_columns() {
 fn a_bottomless_array_is_refused() {
     let nested = |depth| format!(r#"{{"v":{}"[\"[["{}}}"#, "[".repeat(depth), "]".repeat(depth));
     let mut bench = Bench::new(EVENTS);
-    bench.take("devices/a/telemetry", &nested(100)).expect("kept as text");
-    let reason = bench.take("devices/a/telemetry", &nested(101)).expect_err("too deep");
+    bench.take("devices/a/telemetry", nested(100)).expect("kept as text");
+    let reason = bench.take("devices/a/telemetry", nested(101)).expect_err("too deep");
     assert_eq!(reason, "field `v`: expected arrays at most 100 deep, found a deeper one");
-    bench.take("devices/a/telemetry", &nested(10_000)).expect_err("much too deep");
+    bench.take("devices/a/telemetry", nested(10_000)).expect_err("much too deep");
 }
 
 #[test]
