@@ -1,6 +1,6 @@
 //! `iotctl`: the command line, and the processes that it wires together from the layers.
 //!
-//! Read [`args`] for what can be typed, [`commands`] for what happens then (one file per command), and [`line`]
+//! Read [`args`] for what can be typed, [`commands`] for what happens then (one file per command), and [`mod@line`]
 //! for how the layers become one process.
 
 pub mod args;

@@ -1,6 +1,6 @@
 //! The broker in this process: a gateway's PUBACK means that its message is fsynced.
 //!
-//! The protocol is `mqtt5`'s; the connections are ours (see [`connection`](super::connection)), because its
+//! The protocol is `mqtt5`'s; the connections are ours (see the module `connection`), because its
 //! publish hook knows neither the DUP flag nor the messages that have already arrived behind the current one.
 //! Sessions outlast the process where [`BrokerOptions::dir`] says so. A client that is told that its session is
 //! gone must forget what it has sent, so it would send what was not acknowledged as if it were new; one whose

@@ -8,7 +8,7 @@
 //!
 //! On disk it is an [`iot_schemas::log`] in which a frame holds the transitions of one append as a JSON array and
 //! the log's positions are the transitions' numbers. The log's size is bounded: the oldest segments are deleted.
-//! What they say about alerts that still matter is kept in a [snapshot](snapshot::Snapshot) beside them, which is
+//! What they say about alerts that still matter is kept in a snapshot beside them, which is
 //! made durable before anything is deleted.
 
 mod batch;
