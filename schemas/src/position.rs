@@ -50,6 +50,11 @@ impl Frontier {
         *entry = (*entry).max(seq);
     }
 
+    /// Gives `node` the entry `seq`, also if that covers less than before.
+    pub(crate) fn set(&mut self, node: &NodeId, seq: Seq) {
+        self.0.insert(node.clone(), seq);
+    }
+
     /// The union: covers what either covers.
     pub fn join(&mut self, other: &Frontier) {
         for (node, seq) in &other.0 {

@@ -6,7 +6,7 @@
 //!
 //! Readers hold a [`TableSnapshot`], which stays valid until its files are vacuumed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +21,12 @@ use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, MetadataExt, StructType, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
 use futures::{Stream, TryStreamExt};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use url::Url;
 
 use crate::error::{Error, Result};
@@ -36,6 +37,12 @@ use crate::position::{Frontier, NodeId};
 const ROW_GROUP_ROWS: usize = 131_072;
 /// Compaction and recompute write files of about this size.
 pub const TARGET_FILE_BYTES: u64 = 128 << 20;
+/// A checkpoint of the log every so many commits.
+const CHECKPOINT_EVERY: u64 = 25;
+/// Log entries behind the newest checkpoint are kept this long, for readers that are about to read them ...
+const LOG_KEPT_MS: i64 = 3_600_000;
+/// ... but no more than so many checkpoints back, for every commit lists the log.
+const CHECKPOINTS_KEPT: usize = 8;
 
 /// The root under which all tables live.
 #[derive(Debug, Clone)]
@@ -126,6 +133,8 @@ pub struct Table {
     spec: TableSpec,
     committer: tokio::sync::Mutex<()>,
     snapshot: RwLock<TableSnapshot>,
+    /// When the newest checkpoints were written (Unix milliseconds), oldest first.
+    checkpoints: Mutex<VecDeque<i64>>,
 }
 
 impl fmt::Debug for Table {
@@ -149,7 +158,12 @@ impl Table {
             delta = create(delta, &spec).await?;
         }
         let snapshot = TableSnapshot::read(delta, &spec.nodes).await?;
-        Ok(Self { spec, committer: tokio::sync::Mutex::new(()), snapshot: RwLock::new(snapshot) })
+        Ok(Self {
+            spec,
+            committer: tokio::sync::Mutex::new(()),
+            snapshot: RwLock::new(snapshot),
+            checkpoints: Mutex::new(VecDeque::new()),
+        })
     }
 
     /// The newest committed state.
@@ -327,6 +341,7 @@ impl Table {
         transactions.extend(commit.definition.map(|d| Transaction::new(DEFINITION_APP_ID, d)));
         let properties = deltalake::kernel::transaction::CommitProperties::default()
             .with_application_transactions(transactions)
+            .with_cleanup_expired_logs(Some(false))
             .with_max_retries(5);
         let committed = CommitBuilder::from(properties)
             .with_actions(actions)
@@ -341,9 +356,33 @@ impl Table {
         };
         delta = DeltaTable::new(delta.log_store());
         delta.state = Some(finalized.snapshot());
-        let snapshot = TableSnapshot::read(delta, &self.spec.nodes).await?;
+        // Nobody else commits these transactions; reading them back would replay the log.
+        let snapshot = self.snapshot().advanced(delta, commit);
         *self.snapshot.write() = snapshot.clone();
+        if (finalized.version() + 1).is_multiple_of(CHECKPOINT_EVERY) {
+            self.trim_log(&snapshot).await;
+        }
         Ok(snapshot)
+    }
+
+    /// Deletes log entries that no reader needs any longer. What fails now is tried again at the next checkpoint.
+    async fn trim_log(&self, snapshot: &TableSnapshot) {
+        let written = snapshot.delta.snapshot().ok().and_then(|state| state.version_timestamp(snapshot.version()));
+        let Some(now) = written else { return };
+        let cutoff = {
+            let mut checkpoints = self.checkpoints.lock();
+            checkpoints.push_back(now);
+            if checkpoints.len() > CHECKPOINTS_KEPT {
+                checkpoints.pop_front();
+            }
+            let oldest = checkpoints.front().filter(|_| checkpoints.len() == CHECKPOINTS_KEPT);
+            oldest.map_or(now - LOG_KEPT_MS, |oldest| (now - LOG_KEPT_MS).max(*oldest))
+        };
+        let log_store = snapshot.delta.log_store();
+        let trimmed = cleanup_expired_logs_for(snapshot.version(), log_store.as_ref(), cutoff, None).await;
+        if let Err(e) = trimmed {
+            tracing::warn!("trimming the log of {}: {e}", self.spec.path);
+        }
     }
 }
 
@@ -378,6 +417,18 @@ impl TableSnapshot {
         let generation = state.transaction_version(log_store.as_ref(), GENERATION_APP_ID).await?.unwrap_or(0);
         let definition = state.transaction_version(log_store.as_ref(), DEFINITION_APP_ID).await?;
         Ok(Self { delta, frontier, generation, definition })
+    }
+
+    /// The state after a commit to this one.
+    fn advanced(mut self, delta: DeltaTable, commit: Commit) -> Self {
+        self.delta = delta;
+        // An application transaction is what the last commit said, also where that is less (see `reset`).
+        for (node, seq) in commit.frontier.iter() {
+            self.frontier.set(node, seq);
+        }
+        self.generation = commit.generation.unwrap_or(self.generation);
+        self.definition = commit.definition.or(self.definition);
+        self
     }
 
     /// The frontier that the rows cover.
@@ -449,7 +500,7 @@ impl TableSnapshot {
 async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
     let schema: StructType = spec.schema.as_ref().try_into_kernel().map_err(corrupt(&spec.path))?;
     let configuration: HashMap<String, Option<String>> = [
-        ("delta.checkpointInterval", "25".to_owned()),
+        ("delta.checkpointInterval", CHECKPOINT_EVERY.to_string()),
         // Readers hold snapshots for minutes, not for days; the log must not grow with the number of seals.
         ("delta.logRetentionDuration", "interval 1 hours".to_owned()),
         ("delta.enableExpiredLogCleanup", "true".to_owned()),
