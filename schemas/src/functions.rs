@@ -8,7 +8,7 @@ use arrow::datatypes::{
 };
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast, lit,
 };
 
 use crate::layout::timestamp_type;
@@ -16,6 +16,19 @@ use crate::layout::timestamp_type;
 /// All scalar functions to register.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     vec![Arc::new(ScalarUDF::from(Tumble::new()))]
+}
+
+/// `tumble(time, size)` with lengths in microseconds; windows start at multiples of the size plus `offset`.
+pub(crate) fn tumble_micros(time: Expr, size: i64, offset: i64) -> Expr {
+    let interval = |micros: i64| {
+        let length = IntervalMonthDayNano::new(0, 0, micros.saturating_mul(1_000));
+        lit(ScalarValue::IntervalMonthDayNano(Some(length)))
+    };
+    let start = |time| ScalarUDF::from(Tumble::new()).call(vec![time, interval(size)]);
+    if offset == 0 {
+        return start(time);
+    }
+    cast(start(time - interval(offset)) + interval(offset), timestamp_type())
 }
 
 /// `tumble(time, size)`: the start of the window of length `size` that `time` lies in.

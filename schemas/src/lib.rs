@@ -17,8 +17,10 @@ pub mod micro_batch;
 pub mod position;
 pub mod raw;
 pub mod session;
+pub mod sql;
 pub mod table;
 pub mod topic;
 pub mod view;
+pub mod window;
 
 pub use error::{Error, Result};

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::functions::scalar_functions;
+use crate::window::ExpandWindows;
 
 /// A session with our functions that runs in `partitions` parallel parts within the memory of `runtime`.
 ///
@@ -26,8 +28,11 @@ pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
         .with_runtime_env(runtime)
         .with_default_features()
         .build();
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(ExpandWindows)];
+    rules.extend(state.analyzer().rules.iter().cloned());
+    let state = SessionStateBuilder::from(state).with_analyzer_rules(rules).build();
     let context = SessionContext::new_with_state(state);
-    for function in scalar_functions() {
+    for function in scalar_functions().into_iter().chain(crate::window::functions()) {
         context.register_udf(function.as_ref().clone());
     }
     context

@@ -17,7 +17,7 @@ use datafusion::logical_expr::{Expr, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::StreamExt;
 use iot_schemas::session::context;
-use iot_schemas::view::Layer;
+use iot_schemas::view::{GroupRole, Layer};
 use iot_schemas::{Error, Result};
 
 use crate::query::{Answer, Meta, Queries, QueryRequest, ViewFilter};
@@ -152,7 +152,9 @@ impl Queries for QueryEngine {
         let reads_only =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         self.answer(request.layer, request.max_rows, async |session| {
-            Ok(session.sql_with_options(&request.sql, reads_only).await?)
+            let plan = iot_schemas::sql::plan(session, &request.sql).await?;
+            reads_only.verify_plan(&plan)?;
+            Ok(session.execute_logical_plan(plan).await?)
         })
         .await
     }
@@ -160,8 +162,8 @@ impl Queries for QueryEngine {
     async fn view_rows(&self, view: &str, filter: ViewFilter) -> Result<Answer> {
         let (compiled, _) = self.sources.views.compiled(view)?;
         let schema = compiled.output_schema().clone();
-        let window = compiled.keys().iter().filter(|key| key.window_micros.is_some());
-        let window = window.filter_map(|key| key.output.clone()).find(|name| {
+        let window = compiled.groups().iter().filter(|g| matches!(g.role, GroupRole::WindowStart(_)));
+        let window = window.filter_map(|group| group.output.clone()).find(|name| {
             schema.field_with_name(name).is_ok_and(|f| matches!(f.data_type(), DataType::Timestamp(..)))
         });
         let mut conditions = Vec::new();
@@ -185,9 +187,9 @@ impl Queries for QueryEngine {
             .map(|name| column(name).sort(false, false))
             .chain(
                 compiled
-                    .keys()
+                    .groups()
                     .iter()
-                    .filter_map(|key| key.output.as_ref())
+                    .filter_map(|group| group.output.as_ref())
                     .map(|name| column(name).sort(true, false)),
             )
             .collect();

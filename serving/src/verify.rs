@@ -10,9 +10,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::common::TableReference;
-use datafusion::datasource::ViewTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use iot_schemas::Result;
 use iot_schemas::control::VerifyReport;
@@ -42,11 +41,7 @@ pub async fn verify_view(sources: &Sources, view: &str, runtime: Arc<RuntimeEnv>
     let events =
         raw.events_between(&iot_schemas::position::Frontier::empty(), Some(&snapshot.frontier)).await?;
     let count = session.execute_logical_plan(events.clone()).await?.count().await? as u64;
-    session.register_table(
-        TableReference::bare(compiled.stream().to_string()),
-        Arc::new(ViewTable::new(events, None)),
-    )?;
-    let recomputed = recompute(&session, &compiled).await?;
+    let recomputed = recompute(&session, &compiled, &events).await?;
     let schema = &relaxed(compiled.output_schema());
     let differences =
         compare(&compiled, &concat_batches(schema, &merged)?, &concat_batches(schema, &recomputed)?)?;
@@ -60,8 +55,12 @@ pub async fn verify_view(sources: &Sources, view: &str, runtime: Arc<RuntimeEnv>
     })
 }
 
-async fn recompute(session: &SessionContext, view: &CompiledView) -> Result<Vec<RecordBatch>> {
-    let rows = session.sql(&view.def().sql).await?.collect().await?;
+async fn recompute(
+    session: &SessionContext,
+    view: &CompiledView,
+    events: &LogicalPlan,
+) -> Result<Vec<RecordBatch>> {
+    let rows = session.execute_logical_plan(view.whole_plan(events)?).await?.collect().await?;
     let schema = relaxed(view.output_schema());
     // Nullability may differ between the two plans; names and types may not.
     rows.iter().map(|batch| Ok(RecordBatch::try_new(schema.clone(), batch.columns().to_vec())?)).collect()
@@ -114,10 +113,11 @@ fn compare(view: &CompiledView, merged: &RecordBatch, recomputed: &RecordBatch) 
 fn key_columns(view: &CompiledView) -> Vec<usize> {
     let schema = view.output_schema();
     let shown: Option<Vec<usize>> = view
-        .keys()
+        .groups()
         .iter()
-        .map(|key| key.output.as_ref().and_then(|name| schema.index_of(name).ok()))
+        .map(|group| group.output.as_ref().and_then(|name| schema.index_of(name).ok()))
         .collect();
+    let shown = shown.filter(|_| view.is_flat());
     shown.unwrap_or_else(|| {
         let exact = |at: &usize| {
             let data_type = schema.field(*at).data_type();

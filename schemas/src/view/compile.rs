@@ -6,91 +6,129 @@ use std::sync::Arc;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
-use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment};
-use datafusion::logical_expr::{
-    Aggregate, AggregateUDF, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Volatility,
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, TableReference};
+use datafusion::datasource::{MemTable, ViewTable, provider_as_source};
+use datafusion::logical_expr::expr::{
+    AggregateFunction, AggregateFunctionParams, GroupingSet, NullTreatment,
 };
-use datafusion::prelude::SessionContext;
+use datafusion::logical_expr::{
+    Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast,
+};
+use datafusion::optimizer::Analyzer;
 
 use super::combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
+use super::groups::{GroupColumn, KeyColumn, group_columns, key_columns};
+use super::normal::{EVENTS, NormalForm, check_output, normalize};
 use super::storage;
 use crate::catalog::ViewDef;
 use crate::error::{Error, Result};
+use crate::layout::timestamp_type;
 use crate::session::small_context;
+use crate::window::sessions::{FIRST, LAST, with_extents, with_sessions};
+use crate::window::{WINDOW, WindowCall, WindowKind, expand_kind, replace_call};
 
 /// A view, ready to run. See the [module](super) for what its plans do.
 #[derive(Debug)]
 pub struct CompiledView {
     def: Arc<ViewDef>,
+    /// The views that it reads through, the one nearest to the stream first.
+    bases: Vec<Arc<ViewDef>>,
     stream: Arc<str>,
     input_schema: SchemaRef,
-    /// The plan below the aggregation, over a placeholder for the stream.
-    input: LogicalPlan,
+    /// The whole query, over a placeholder for the stream.
+    plan: LogicalPlan,
     /// The aggregation as it was planned.
     aggregate: Aggregate,
+    /// Which events count.
+    filter: Option<Expr>,
     calls: Vec<(AggregateCall, AggregateFunctionParams)>,
+    /// The aggregate expressions over the stream's columns.
+    aggregates: Vec<Expr>,
     /// What stands above the aggregation, outermost first.
     above: Vec<LogicalPlan>,
+    /// The window that state has to be expanded to, if any.
+    window: Option<WindowCall>,
     keys: Vec<KeyColumn>,
+    /// The values of the keys, over the stream's columns.
+    key_exprs: Vec<Expr>,
+    /// The `GROUP BY` that finishes, over state rows with their window.
+    finishing_groups: Vec<Expr>,
+    groups: Vec<GroupColumn>,
     state_schema: SchemaRef,
     storage_schema: SchemaRef,
     output_schema: SchemaRef,
 }
 
-/// A group key of a view.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyColumn {
-    /// Its column in state rows.
-    pub name: String,
-    /// The column of the view's rows that shows it unchanged, if any.
-    pub output: Option<String>,
-    /// The window length in microseconds if it is the start of a window.
-    pub window_micros: Option<i64>,
-}
+/// The key that holds the start of a pane.
+const PANE: &str = "key_pane";
+/// The keys that hold the extent of a session.
+const EXTENT: [&str; 2] = ["key_session_first", "key_session_last"];
 
 impl CompiledView {
     /// Compiles `def` over a stream with the columns `schema`. `stream` is looked up in the SQL text first: see
     /// [`source_of`].
     pub async fn compile(def: Arc<ViewDef>, stream: &str, schema: &SchemaRef) -> Result<Self> {
-        let wrap = |e: Error| Error::invalid(format!("view `{}`: {e}", def.name));
-        Self::compile_unnamed(&def, stream, schema).await.map_err(wrap)
+        Self::compile_over(def, Vec::new(), stream, schema).await
     }
 
-    async fn compile_unnamed(def: &Arc<ViewDef>, stream: &str, schema: &SchemaRef) -> Result<Self> {
-        let context = small_context();
-        context.register_table(
-            TableReference::bare(stream),
-            Arc::new(MemTable::try_new(schema.clone(), vec![vec![]])?),
-        )?;
-        let state = context.state();
-        let plan = state.create_logical_plan(&def.sql).await?;
-        let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    /// Compiles a view that reads `stream` through other views, the one nearest to the stream first.
+    pub async fn compile_over(
+        def: Arc<ViewDef>,
+        bases: Vec<Arc<ViewDef>>,
+        stream: &str,
+        schema: &SchemaRef,
+    ) -> Result<Self> {
+        let wrap = |e: Error| Error::invalid(format!("view `{}`: {e}", def.name));
+        Self::compile_unnamed(&def, bases, stream, schema).await.map_err(wrap)
+    }
+
+    async fn compile_unnamed(
+        def: &Arc<ViewDef>,
+        bases: Vec<Arc<ViewDef>>,
+        stream: &str,
+        schema: &SchemaRef,
+    ) -> Result<Self> {
+        let plan = analyzed(def, &bases, stream, schema).await?;
         let output_schema = plan.schema().inner().clone();
         check_output(&output_schema)?;
-        let (above, aggregate) = split(plan)?;
-        check_input(&aggregate.input, stream)?;
-        check_deterministic(&above, &aggregate)?;
-        let keys = key_columns(&above, &aggregate, &output_schema)?;
-        let calls = aggregate
-            .aggr_expr
+        let normal = normalize(plan.clone(), stream)?;
+        let events = DFSchema::try_from_qualified_schema(EVENTS, schema)?;
+        let calls = normal
+            .aggregates
             .iter()
-            .map(|expr| aggregate_call(&context, expr, aggregate.input.schema()))
+            .map(|expr| aggregate_call(expr, &events))
             .collect::<Result<Vec<_>>>()?;
-        let state_schema = state_schema(&keys, &aggregate, &calls)?;
+        let window = crate::window::find_call(&normal.groups)?;
+        if crate::window::find_call(&normal.aggregates)?.is_some() {
+            return Err(Error::invalid(
+                "an aggregate over the start or end of a window is not possible; use the group's own columns",
+            ));
+        }
+        let groups = group_columns(&normal, &output_schema);
+        let (keys, key_exprs) = state_keys(&normal, window.as_ref(), &groups);
+        let finishing_groups = finishing_groups(&normal, &keys, &key_exprs)?;
+        let state_schema = state_schema(&keys, &key_exprs, &events, &calls)?;
         let storage_schema = storage::storage_schema(&state_schema)?;
-        let input_schema = used_columns(&aggregate, schema)?;
+        let used = key_exprs.iter().chain(&normal.aggregates).chain(&normal.filter);
+        let input_schema = used_columns(used.chain(window.iter().map(|window| &window.time)), schema);
+        let NormalForm { above, aggregate, filter, aggregates, .. } = normal;
         Ok(Self {
             def: def.clone(),
+            bases,
             stream: stream.into(),
             input_schema,
-            input: aggregate.input.as_ref().clone(),
+            plan,
             aggregate,
+            filter,
             calls,
+            aggregates,
             above,
+            window,
             keys,
+            key_exprs,
+            finishing_groups,
+            groups,
             state_schema,
             storage_schema,
             output_schema,
@@ -112,12 +150,21 @@ impl CompiledView {
         &self.stream
     }
 
-    /// A number that changes when state made under another definition must not be merged with this one's.
+    /// The views through which it reads the stream, the one nearest to the stream first.
+    pub fn bases(&self) -> &[Arc<ViewDef>] {
+        &self.bases
+    }
+
+    /// A number that changes when state made under another definition must not be merged with this one's. What a
+    /// view does with its finished groups (`HAVING`, expressions, an outer query) is not part of it.
     pub fn fingerprint(&self) -> i64 {
         use sha2::Digest;
         let mut hash = sha2::Sha256::new();
-        hash.update(self.def.sql.trim());
-        hash.update(format!("{:?}", self.storage_schema));
+        hash.update(&*self.stream);
+        for expr in self.filter.iter().chain(&self.key_exprs).chain(&self.aggregates) {
+            hash.update(format!("\n{expr}"));
+        }
+        hash.update(format!("{:?}{:?}", self.window, self.storage_schema));
         hash.update(datafusion::DATAFUSION_VERSION);
         let digest = hash.finalize();
         i64::from_le_bytes(digest[..8].try_into().expect("eight bytes")) & i64::MAX
@@ -128,9 +175,35 @@ impl CompiledView {
         &self.input_schema
     }
 
-    /// The group keys, in the order of their columns in state rows.
+    /// The keys of state rows, in the order of their columns.
     pub fn keys(&self) -> &[KeyColumn] {
         &self.keys
+    }
+
+    /// What the view groups by, as its rows show it.
+    pub fn groups(&self) -> &[GroupColumn] {
+        &self.groups
+    }
+
+    /// Whether each row of the view is made from the state rows of one key alone, so that changed state tells which
+    /// rows have changed. Not so with overlapping windows, sessions, grouping sets, and queries over the groups.
+    pub fn is_row_wise(&self) -> bool {
+        self.window.is_none() && self.is_flat()
+    }
+
+    /// Whether each row of the view shows one group: there are no grouping sets, and no query over the groups.
+    pub fn is_flat(&self) -> bool {
+        let plain = |node: &LogicalPlan| {
+            use LogicalPlan::{Filter, Projection, SubqueryAlias};
+            matches!(node, Projection(_) | Filter(_) | SubqueryAlias(_))
+        };
+        let sets = matches!(self.aggregate.group_expr.first(), Some(Expr::GroupingSet(_)));
+        !sets && self.above.iter().all(plain)
+    }
+
+    /// The window whose panes or stretches the state is kept for, if it is not a plain key.
+    pub fn window(&self) -> Option<&WindowCall> {
+        self.window.as_ref()
     }
 
     /// The schema of state rows in memory: keys, then one struct per aggregate.
@@ -148,9 +221,9 @@ impl CompiledView {
         &self.output_schema
     }
 
-    /// Events in, state rows out. `events` must have the columns of [`Self::input_schema`].
-    pub fn state_plan(&self, events: LogicalPlan) -> Result<LogicalPlan> {
-        let input = self.input.clone().transform_up(|node| match node {
+    /// The view's rows computed from `events` as any query would be, without state: what `verify` compares with.
+    pub fn whole_plan(&self, events: &LogicalPlan) -> Result<LogicalPlan> {
+        let plan = self.plan.clone().transform_up(|node| match node {
             LogicalPlan::TableScan(scan) => {
                 let events = LogicalPlanBuilder::from(events.clone()).alias(scan.table_name)?.build()?;
                 Ok(Transformed::yes(events))
@@ -160,6 +233,20 @@ impl CompiledView {
                 Ok(Transformed::yes(node.with_new_exprs(node.expressions(), inputs)?))
             }
         })?;
+        Ok(plan.data)
+    }
+
+    /// Events in, state rows out. `events` must have the columns of [`Self::input_schema`].
+    pub fn state_plan(&self, events: LogicalPlan) -> Result<LogicalPlan> {
+        let mut input = LogicalPlanBuilder::from(events).alias(EVENTS)?;
+        if let Some(filter) = &self.filter {
+            input = input.filter(filter.clone())?;
+        }
+        let mut input = input.build()?;
+        if let Some((call, gap)) = self.session() {
+            let time = cast(call.time.clone(), timestamp_type());
+            input = with_extents(input, &call.keys, &time, &time, gap)?;
+        }
         let states = self
             .calls
             .iter()
@@ -170,20 +257,36 @@ impl CompiledView {
                 Ok(aggregate_expr(state_of(call.clone())?, params))
             })
             .collect::<Result<Vec<_>>>()?;
-        self.aggregate_to_state(input.data, self.aggregate.group_expr.clone(), states)
+        self.aggregate_to_state(input, self.key_exprs.clone(), states)
     }
 
     /// State rows in, fewer state rows out: one per group.
     pub fn merge_plan(&self, states: LogicalPlan) -> Result<LogicalPlan> {
         let merges = self.merges(Emit::State)?;
-        self.aggregate_to_state(states, self.key_exprs(), merges)
+        let mut group: Vec<Expr> = self.keys.iter().map(|key| unqualified(&key.name)).collect();
+        let mut states = states;
+        if let Some((call, gap)) = self.session() {
+            let [first, last] = EXTENT.map(unqualified);
+            states = with_extents(states, &self.session_keys(call), &first, &last, gap)?;
+            group.truncate(group.len() - EXTENT.len());
+            group.extend([unqualified(FIRST), unqualified(LAST)]);
+        }
+        self.aggregate_to_state(states, group, merges)
     }
 
     /// State rows in, the view's rows out.
     pub fn finish_plan(&self, states: LogicalPlan) -> Result<LogicalPlan> {
-        let group = self.key_exprs();
         let merges = self.merges(Emit::Value)?;
-        let merged = LogicalPlanBuilder::from(states).aggregate(group, merges)?.build()?;
+        let states = match (&self.window, self.session()) {
+            (None, _) => states,
+            (Some(_), Some((call, gap))) => {
+                let [first, last] = EXTENT.map(unqualified);
+                with_sessions(states, &self.session_keys(call), &first, &last, gap)?
+            }
+            (Some(call), None) => expand_kind(states, &call.kind, unqualified(PANE))?,
+        };
+        let merged =
+            LogicalPlanBuilder::from(states).aggregate(self.finishing_groups.clone(), merges)?.build()?;
         // Back to the names that the rest of the query knows the aggregation's columns by.
         let planned = self.aggregate.schema.iter();
         let renamed = planned.zip(merged.schema().columns()).map(|((relation, field), column)| {
@@ -214,6 +317,19 @@ impl CompiledView {
         Ok(LogicalPlanBuilder::from(scan).project(restored)?.build()?)
     }
 
+    fn session(&self) -> Option<(&WindowCall, i64)> {
+        self.window.as_ref().and_then(|call| match call.kind {
+            WindowKind::Session { gap } => Some((call, gap)),
+            _ => None,
+        })
+    }
+
+    /// The state columns of the keys that have sessions of their own.
+    fn session_keys(&self, call: &WindowCall) -> Vec<Expr> {
+        let column = |key: &Expr| self.key_exprs.iter().position(|expr| expr == key);
+        call.keys.iter().filter_map(column).map(|at| unqualified(&self.keys[at].name)).collect()
+    }
+
     fn aggregate_to_state(
         &self,
         input: LogicalPlan,
@@ -227,17 +343,13 @@ impl CompiledView {
         Ok(LogicalPlanBuilder::from(plan).project(renamed)?.build()?)
     }
 
-    fn key_exprs(&self) -> Vec<Expr> {
-        self.keys.iter().map(|key| Expr::Column(Column::new_unqualified(&key.name))).collect()
-    }
-
     fn merges(&self, emit: Emit) -> Result<Vec<Expr>> {
         let columns = self.state_schema.fields()[self.keys.len()..].iter();
         columns
             .zip(&self.calls)
             .map(|(field, (call, _))| {
                 let params = AggregateFunctionParams {
-                    args: vec![Expr::Column(Column::new_unqualified(field.name()))],
+                    args: vec![unqualified(field.name())],
                     distinct: false,
                     filter: None,
                     order_by: vec![],
@@ -249,6 +361,29 @@ impl CompiledView {
     }
 }
 
+/// The plan of a view's query over a placeholder for the stream, with types settled.
+async fn analyzed(
+    def: &ViewDef,
+    bases: &[Arc<ViewDef>],
+    stream: &str,
+    schema: &SchemaRef,
+) -> Result<LogicalPlan> {
+    let context = small_context();
+    context.register_table(
+        TableReference::bare(stream),
+        Arc::new(MemTable::try_new(schema.clone(), vec![vec![]])?),
+    )?;
+    for base in bases {
+        let plan = crate::sql::plan(&context, &base.sql).await?;
+        context
+            .register_table(TableReference::bare(base.name.as_str()), Arc::new(ViewTable::new(plan, None)))?;
+    }
+    let plan = crate::sql::plan(&context, &def.sql).await?;
+    // DataFusion's own rules, and not the session's: window calls are to stay.
+    let state = context.state();
+    Ok(Analyzer::new().execute_and_check(plan, state.config_options(), |_, _| {})?)
+}
+
 /// The columns of `schema` as expressions without a qualifier.
 pub(super) fn columns(schema: &Schema) -> Vec<Expr> {
     schema.fields().iter().map(|field| Expr::Column(Column::new_unqualified(field.name()))).collect()
@@ -258,10 +393,7 @@ pub(super) fn columns(schema: &Schema) -> Vec<Expr> {
 pub fn source_of(def: &ViewDef) -> Result<String> {
     let wrong = |why: String| Error::invalid(format!("view `{}`: {why}", def.name));
     let context = small_context();
-    let statement = context
-        .state()
-        .sql_to_statement(&def.sql, &datafusion::config::Dialect::Generic)
-        .map_err(|e| wrong(e.strip_backtrace()))?;
+    let statement = crate::sql::parse(&def.sql).map_err(|e| wrong(e.strip_backtrace()))?;
     let tables =
         context.state().resolve_table_references(&statement).map_err(|e| wrong(e.strip_backtrace()))?;
     match tables.as_slice() {
@@ -278,169 +410,71 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+fn unqualified(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
 fn aggregate_expr(function: AggregateUDF, params: AggregateFunctionParams) -> Expr {
     Expr::AggregateFunction(AggregateFunction { func: Arc::new(function), params })
 }
 
-/// Walks down from the top to the aggregation.
-fn split(plan: LogicalPlan) -> Result<(Vec<LogicalPlan>, Aggregate)> {
-    let mut above = Vec::new();
-    let mut plan = plan;
-    loop {
-        let below = match &plan {
-            LogicalPlan::Aggregate(aggregate) => return Ok((above, aggregate.clone())),
-            LogicalPlan::Projection(node) => node.input.clone(),
-            LogicalPlan::Filter(node) => node.input.clone(),
-            LogicalPlan::SubqueryAlias(node) => node.input.clone(),
-            other => return Err(unsupported(other)),
-        };
-        above.push(plan);
-        plan = Arc::unwrap_or_clone(below);
-    }
-}
-
-fn unsupported(node: &LogicalPlan) -> Error {
-    let why = match node {
-        LogicalPlan::Sort(_) => "ORDER BY has no meaning in a view; order the query that reads it",
-        LogicalPlan::Limit(_) => "LIMIT has no meaning in a view; limit the query that reads it",
-        LogicalPlan::Distinct(_) => "DISTINCT cannot be kept up to date; GROUP BY the columns instead",
-        LogicalPlan::Window(_) => {
-            "window functions (OVER) cannot be merged; use them in the query that reads the view"
-        }
-        LogicalPlan::Join(_) => "a view reads one stream and joins nothing; join in the query that reads it",
-        LogicalPlan::Union(_) => "UNION is not possible in a view; make two views",
-        LogicalPlan::TableScan(_) | LogicalPlan::EmptyRelation(_) => {
-            "there is no aggregation; a view needs a GROUP BY or an aggregate function"
-        }
-        other => return Error::invalid(format!("{} is not possible in a view", other.display())),
+/// The keys of state: the group expressions, but for those that depend on a window, in whose place is what state is
+/// kept by: panes, or the extents of sessions of the window's own keys.
+fn state_keys(
+    normal: &NormalForm,
+    window: Option<&WindowCall>,
+    groups: &[GroupColumn],
+) -> (Vec<KeyColumn>, Vec<Expr>) {
+    let (mut keys, mut exprs) = key_columns(&normal.groups, groups);
+    let Some(window) = window else { return (keys, exprs) };
+    let mut add = |name: String, expr: Expr| {
+        keys.push(KeyColumn { name, output: None, window_micros: None });
+        exprs.push(expr);
     };
-    Error::invalid(why)
+    match window.kind.pane() {
+        Some((size, offset)) => {
+            add(PANE.to_owned(), crate::functions::tumble_micros(window.time.clone(), size, offset));
+        }
+        None => {
+            for (at, key) in window.keys.iter().enumerate() {
+                if !normal.groups.contains(key) {
+                    add(format!("key_session_{at}"), key.clone());
+                }
+            }
+            add(EXTENT[0].to_owned(), unqualified(FIRST));
+            add(EXTENT[1].to_owned(), unqualified(LAST));
+        }
+    }
+    (keys, exprs)
 }
 
-/// Below the aggregation only row-by-row work on the stream is possible.
-fn check_input(input: &LogicalPlan, stream: &str) -> Result<()> {
-    input.apply(|node| match node {
-        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
-            Ok(TreeNodeRecursion::Continue)
-        }
-        LogicalPlan::TableScan(scan) if scan.table_name.table() == stream => Ok(TreeNodeRecursion::Continue),
-        LogicalPlan::Aggregate(_) => {
-            datafusion::common::plan_err!("there are two aggregations; make a view for the inner one")
-        }
-        other => Err(datafusion::common::DataFusionError::Plan(unsupported(other).to_string())),
-    })?;
-    Ok(())
-}
-
-/// A view must say the same of the same events at any time.
-fn check_deterministic(above: &[LogicalPlan], aggregate: &Aggregate) -> Result<()> {
-    let check = |expr: &Expr| {
-        expr.apply(|expr| match expr {
-            Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
-                let name = call.func.name();
-                datafusion::common::plan_err!(
-                    "{name}() gives another answer at another time; a view cannot use it"
-                )
-            }
-            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) => {
-                datafusion::common::plan_err!("a view reads one stream and has no subqueries")
-            }
-            Expr::GroupingSet(_) => {
-                datafusion::common::plan_err!(
-                    "grouping sets, CUBE and ROLLUP are not possible in a view; make a view for each grouping"
-                )
-            }
-            _ => Ok(TreeNodeRecursion::Continue),
+/// The `GROUP BY` of the query over state rows.
+fn finishing_groups(normal: &NormalForm, keys: &[KeyColumn], key_exprs: &[Expr]) -> Result<Vec<Expr>> {
+    let over_state = |expr: &Expr| -> Result<Expr> {
+        Ok(match key_exprs.iter().position(|key| key == expr) {
+            Some(at) => unqualified(&keys[at].name),
+            None => replace_call(expr.clone(), &unqualified(WINDOW))?,
         })
-        .map(|_| ())
     };
-    for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
-        check(expr)?;
-    }
-    let mut nodes = above.to_vec();
-    nodes.push(aggregate.input.as_ref().clone());
-    for node in nodes {
-        node.apply(|node| {
-            node.expressions().iter().try_for_each(check)?;
-            // The nodes above hold the aggregation as their input; it was checked itself.
-            Ok(if matches!(node, LogicalPlan::Aggregate(_)) {
-                TreeNodeRecursion::Stop
-            } else {
-                TreeNodeRecursion::Continue
-            })
-        })?;
-    }
-    Ok(())
-}
-
-fn check_output(schema: &Schema) -> Result<()> {
-    let mut seen = HashSet::new();
-    for field in schema.fields() {
-        if !seen.insert(field.name().to_lowercase()) {
-            return Err(Error::invalid(format!(
-                "two columns are called `{}`; rename one with AS",
-                field.name()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Names the group keys after the output columns that show them.
-fn key_columns(above: &[LogicalPlan], aggregate: &Aggregate, output: &Schema) -> Result<Vec<KeyColumn>> {
-    let mut keys = Vec::new();
-    for (i, expr) in aggregate.group_expr.iter().enumerate() {
-        let (relation, field) = aggregate.schema.qualified_field(i);
-        let shown = output_of(above, Column::new(relation.cloned(), field.name()), output);
-        let name = match &shown {
-            Some(name) if !name.starts_with("state_") && !name.starts_with("key_") => name.clone(),
-            _ => format!("key_{i}"),
-        };
-        keys.push(KeyColumn { name, output: shown, window_micros: window_micros(expr) });
-    }
-    Ok(keys)
-}
-
-/// The output column that is exactly the aggregation's column `column`.
-fn output_of(above: &[LogicalPlan], column: Column, output: &Schema) -> Option<String> {
-    let mut column = column;
-    for node in above.iter().rev() {
-        match node {
-            LogicalPlan::Projection(projection) => {
-                let position = projection
-                    .expr
-                    .iter()
-                    .position(|e| e.clone().unalias() == Expr::Column(column.clone()))?;
-                let (relation, field) = projection.schema.qualified_field(position);
-                column = Column::new(relation.cloned(), field.name());
+    let finished: Vec<Expr> = normal.groups.iter().map(over_state).collect::<Result<_>>()?;
+    let exchanged = |expr: &Expr| {
+        let at = normal.planned_groups.iter().position(|planned| planned == expr);
+        at.map_or_else(|| expr.clone(), |at| finished[at].clone())
+    };
+    let all = |exprs: &[Expr]| exprs.iter().map(exchanged).collect::<Vec<_>>();
+    Ok(match normal.aggregate.group_expr.as_slice() {
+        [Expr::GroupingSet(set)] => vec![Expr::GroupingSet(match set {
+            GroupingSet::Rollup(exprs) => GroupingSet::Rollup(all(exprs)),
+            GroupingSet::Cube(exprs) => GroupingSet::Cube(all(exprs)),
+            GroupingSet::GroupingSets(sets) => {
+                GroupingSet::GroupingSets(sets.iter().map(|set| all(set)).collect())
             }
-            LogicalPlan::SubqueryAlias(node) => {
-                let position = node.input.schema().maybe_index_of_column(&column)?;
-                let (relation, field) = node.schema.qualified_field(position);
-                column = Column::new(relation.cloned(), field.name());
-            }
-            _ => {}
-        }
-    }
-    output.index_of(&column.name).is_ok().then_some(column.name)
-}
-
-/// The length of a `tumble(...)` with a constant size.
-fn window_micros(expr: &Expr) -> Option<i64> {
-    let Expr::ScalarFunction(call) = expr.clone().unalias() else { return None };
-    if call.func.name() != "tumble" {
-        return None;
-    }
-    match call.args.get(1)? {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(size)), _) => {
-            Some(i64::from(size.days) * 86_400_000_000 + size.nanoseconds / 1_000)
-        }
-        _ => None,
-    }
+        })],
+        _ => finished,
+    })
 }
 
 fn aggregate_call(
-    context: &SessionContext,
     expr: &Expr,
     input: &DFSchema,
 ) -> Result<(AggregateCall, AggregateFunctionParams)> {
@@ -452,7 +486,7 @@ fn aggregate_call(
     let arguments = params
         .args
         .iter()
-        .map(|arg| Ok(Argument { field: field_of(arg)?, constant: constant(context, arg)? }))
+        .map(|arg| Ok(Argument { field: field_of(arg)?, constant: crate::window::constant(arg)? }))
         .collect::<Result<Vec<_>>>()?;
     let order_by = params
         .order_by
@@ -473,51 +507,36 @@ fn aggregate_call(
     Ok((call, params))
 }
 
-/// The value of an expression that needs no row.
-fn constant(context: &SessionContext, expr: &Expr) -> Result<Option<ScalarValue>> {
-    if expr.any_column_refs() {
-        return Ok(None);
-    }
-    let schema = DFSchema::empty();
-    let physical = context.create_physical_expr(expr.clone(), &schema)?;
-    let row = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(1));
-    let row =
-        arrow::record_batch::RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &row)?;
-    Ok(Some(match physical.evaluate(&row)? {
-        ColumnarValue::Scalar(value) => value,
-        ColumnarValue::Array(values) => ScalarValue::try_from_array(&values, 0)?,
-    }))
-}
-
 fn state_schema(
     keys: &[KeyColumn],
-    aggregate: &Aggregate,
+    exprs: &[Expr],
+    events: &DFSchema,
     calls: &[(AggregateCall, AggregateFunctionParams)],
 ) -> Result<SchemaRef> {
-    let mut fields: Vec<Field> = keys
-        .iter()
-        .enumerate()
-        .map(|(i, key)| Field::new(&key.name, aggregate.schema.field(i).data_type().clone(), true))
-        .collect();
+    let mut fields = Vec::with_capacity(keys.len() + calls.len());
+    for (key, expr) in keys.iter().zip(exprs) {
+        let data_type = match expr {
+            Expr::Column(column) if [FIRST, LAST].contains(&column.name.as_str()) => timestamp_type(),
+            expr => expr.get_type(events)?,
+        };
+        fields.push(Field::new(&key.name, data_type, true));
+    }
     for (i, (call, _)) in calls.iter().enumerate() {
         fields.push(Field::new(format!("state_{i}"), call.state_type()?, true));
     }
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The columns of the stream that the query reads.
-fn used_columns(aggregate: &Aggregate, stream: &SchemaRef) -> Result<SchemaRef> {
+/// The columns of the stream that the expressions read.
+fn used_columns<'a>(exprs: impl Iterator<Item = &'a Expr>, stream: &SchemaRef) -> SchemaRef {
     let mut used: HashSet<String> = HashSet::new();
-    let mut note = |expr: &Expr| used.extend(expr.column_refs().into_iter().map(|c| c.name.clone()));
-    aggregate.group_expr.iter().chain(&aggregate.aggr_expr).for_each(&mut note);
-    aggregate.input.apply(|node| {
-        node.expressions().iter().for_each(&mut note);
-        Ok(TreeNodeRecursion::Continue)
-    })?;
+    for expr in exprs {
+        used.extend(expr.column_refs().into_iter().map(|c| c.name.clone()));
+    }
     let fields: Vec<FieldRef> = stream.fields().iter().filter(|f| used.contains(f.name())).cloned().collect();
     if fields.is_empty() {
         // count(*) of everything still needs rows to count.
-        return Ok(Arc::new(Schema::new(vec![stream.field(0).clone()])));
+        return Arc::new(Schema::new(vec![stream.field(0).clone()]));
     }
-    Ok(Arc::new(Schema::new(fields)))
+    Arc::new(Schema::new(fields))
 }

@@ -13,6 +13,8 @@
 
 mod combinators;
 mod compile;
+mod groups;
+mod normal;
 mod run;
 pub mod storage;
 
@@ -25,7 +27,8 @@ use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
 pub use combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
-pub use compile::{CompiledView, KeyColumn, source_of};
+pub use compile::{CompiledView, source_of};
+pub use groups::{GroupColumn, GroupRole, KeyColumn};
 pub use run::{BatchPlan, plan_over_batches};
 
 use crate::error::Result;

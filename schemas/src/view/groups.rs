@@ -1,0 +1,122 @@
+//! What a view groups by: its keys in state rows, and the columns of its rows that show them.
+
+use arrow::datatypes::Schema;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+
+use super::normal::NormalForm;
+use crate::window::{WindowCall, names};
+
+/// A key of a view's state rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its column in state rows.
+    pub name: String,
+    /// The column of the view's rows that shows it unchanged, if any.
+    pub output: Option<String>,
+    /// The window length in microseconds if it is the start of a window.
+    pub window_micros: Option<i64>,
+}
+
+/// Something that a view groups by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupColumn {
+    /// The column of the view's rows that shows it unchanged, if any.
+    pub output: Option<String>,
+    /// What it says.
+    pub role: GroupRole,
+}
+
+/// What a group column says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupRole {
+    /// Which thing: a device, a place, a kind.
+    Label,
+    /// When the window starts, and how long it lasts (microseconds) if that is fixed.
+    WindowStart(Option<i64>),
+    /// When the window ends.
+    WindowEnd,
+    /// Something else about the window.
+    WindowPart,
+}
+
+/// What the query groups by, in the order of the aggregation's columns.
+pub(super) fn group_columns(normal: &NormalForm, output: &Schema) -> Vec<GroupColumn> {
+    let columns = normal.groups.iter().enumerate().map(|(i, expr)| {
+        let (relation, field) = normal.aggregate.schema.qualified_field(i);
+        let shown = output_of(&normal.above, Column::new(relation.cloned(), field.name()), output);
+        GroupColumn { output: shown, role: role(expr) }
+    });
+    columns.collect()
+}
+
+/// The state keys of the groups that depend on no window that has to be expanded, and their expressions.
+pub(super) fn key_columns(groups: &[Expr], columns: &[GroupColumn]) -> (Vec<KeyColumn>, Vec<Expr>) {
+    let plain = groups.iter().zip(columns).enumerate().filter(|(_, (expr, _))| !depends_on_window(expr));
+    plain
+        .map(|(i, (expr, column))| {
+            let name = match &column.output {
+                Some(name) if !name.starts_with("state_") && !name.starts_with("key_") => name.clone(),
+                _ => format!("key_{i}"),
+            };
+            let window_micros = match column.role {
+                GroupRole::WindowStart(size) => size,
+                _ => None,
+            };
+            (KeyColumn { name, output: column.output.clone(), window_micros }, expr.clone())
+        })
+        .unzip()
+}
+
+fn depends_on_window(expr: &Expr) -> bool {
+    crate::window::find_call(std::slice::from_ref(expr)).is_ok_and(|call| call.is_some())
+}
+
+fn role(expr: &Expr) -> GroupRole {
+    let Expr::ScalarFunction(function) = expr else { return GroupRole::Label };
+    let call = function.args.first().and_then(|arg| WindowCall::read(arg).ok().flatten());
+    match (function.func.name(), call) {
+        ("tumble" | "time_bucket", _) => GroupRole::WindowStart(tumble_micros(expr)),
+        ("tumble_end", _) | (names::END, Some(_)) => GroupRole::WindowEnd,
+        (names::START, Some(call)) => GroupRole::WindowStart(call.kind.size()),
+        _ if depends_on_window(expr) => GroupRole::WindowPart,
+        _ => GroupRole::Label,
+    }
+}
+
+/// The output column that is exactly the aggregation's column `column`.
+fn output_of(above: &[LogicalPlan], column: Column, output: &Schema) -> Option<String> {
+    let mut column = column;
+    for node in above.iter().rev() {
+        match node {
+            LogicalPlan::Projection(projection) => {
+                let position = projection
+                    .expr
+                    .iter()
+                    .position(|e| e.clone().unalias() == Expr::Column(column.clone()))?;
+                let (relation, field) = projection.schema.qualified_field(position);
+                column = Column::new(relation.cloned(), field.name());
+            }
+            LogicalPlan::SubqueryAlias(node) => {
+                let position = node.input.schema().maybe_index_of_column(&column)?;
+                let (relation, field) = node.schema.qualified_field(position);
+                column = Column::new(relation.cloned(), field.name());
+            }
+            LogicalPlan::Filter(_) => {}
+            _ => return None,
+        }
+    }
+    output.index_of(&column.name).is_ok().then_some(column.name)
+}
+
+/// The length of a window with a constant size: of `tumble(time, size)` and `time_bucket(size, time)`.
+fn tumble_micros(expr: &Expr) -> Option<i64> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let at = usize::from(call.func.name() == "tumble");
+    match call.args.get(at)? {
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(size)), _) if size.months == 0 => {
+            Some(i64::from(size.days) * 86_400_000_000 + size.nanoseconds / 1_000)
+        }
+        _ => None,
+    }
+}
