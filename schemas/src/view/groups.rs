@@ -1,5 +1,7 @@
 //! What a view groups by: its keys in state rows, and the columns of its rows that show them.
 
+use std::collections::HashSet;
+
 use arrow::datatypes::Schema;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -53,12 +55,11 @@ pub(super) fn group_columns(normal: &NormalForm, output: &Schema) -> Vec<GroupCo
 /// The state keys of the groups that depend on no window that has to be expanded, and their expressions.
 pub(super) fn key_columns(groups: &[Expr], columns: &[GroupColumn]) -> (Vec<KeyColumn>, Vec<Expr>) {
     let plain = groups.iter().zip(columns).enumerate().filter(|(_, (expr, _))| !depends_on_window(expr));
+    let mut taken = HashSet::new();
     plain
         .map(|(i, (expr, column))| {
-            let name = match &column.output {
-                Some(name) if !name.starts_with("state_") && !name.starts_with("key_") => name.clone(),
-                _ => format!("key_{i}"),
-            };
+            let telling = telling_name(expr).filter(|name| taken.insert(name.clone()));
+            let name = telling.unwrap_or_else(|| format!("key_{i}"));
             let window_micros = match column.role {
                 GroupRole::WindowStart(size) => size,
                 _ => None,
@@ -66,6 +67,18 @@ pub(super) fn key_columns(groups: &[Expr], columns: &[GroupColumn]) -> (Vec<KeyC
             (KeyColumn { name, output: column.output.clone(), window_micros }, expr.clone())
         })
         .unzip()
+}
+
+/// What a key is called in state rows. It depends on the key alone, so that two views which differ only in what they
+/// make of the groups have the same state.
+fn telling_name(key: &Expr) -> Option<String> {
+    let name = match key {
+        Expr::Column(column) => column.name.as_str(),
+        Expr::ScalarFunction(call) if ["tumble", "time_bucket"].contains(&call.func.name()) => names::START,
+        Expr::ScalarFunction(call) if call.func.name() == "tumble_end" => names::END,
+        _ => return None,
+    };
+    (!name.starts_with("state_") && !name.starts_with("key_")).then(|| name.to_owned())
 }
 
 fn depends_on_window(expr: &Expr) -> bool {

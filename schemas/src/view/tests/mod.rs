@@ -235,7 +235,7 @@ async fn what_cannot_be_a_view_is_refused_with_a_reason() {
         ("SELECT count(*) FROM readings WHERE event_time > now()", "now()"),
         (
             "SELECT hop(event_time, INTERVAL '1 minute', INTERVAL '1 month') AS w, count(*) FROM readings GROUP BY w",
-            "calendar windows",
+            "Calendar windows",
         ),
         (
             "SELECT hop(event_time, INTERVAL '1 minute', INTERVAL '5 minutes') AS w, session(event_time, INTERVAL '1 minute') AS s, count(*) FROM readings GROUP BY w, s",
