@@ -18,7 +18,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitBuilder;
-use deltalake::kernel::{Action, MetadataExt, StructType, Transaction};
+use deltalake::kernel::{Action, Metadata, MetadataExt, StructType, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::checkpoints::cleanup_expired_logs_for;
@@ -115,6 +115,21 @@ pub struct Commit {
     pub definition: Option<i64>,
 }
 
+/// Rows that wait to take the place of a table's; see [`Table::stage`].
+#[derive(Debug)]
+pub struct Staged {
+    schema: SchemaRef,
+    stats_columns: Vec<String>,
+    adds: Vec<Action>,
+}
+
+impl Staged {
+    /// Nothing yet, for rows of `schema`, of which `stats_columns` get statistics in the log.
+    pub fn new(schema: SchemaRef, stats_columns: Vec<String>) -> Self {
+        Self { schema, stats_columns, adds: Vec::new() }
+    }
+}
+
 /// A file of a snapshot.
 #[derive(Debug, Clone)]
 pub struct FileInfo {
@@ -178,6 +193,7 @@ impl Table {
     pub async fn append(&self, batches: &[RecordBatch], commit: Commit) -> Result<TableSnapshot> {
         let _turn = self.committer.lock().await;
         let snapshot = self.snapshot();
+        self.check_definition(&snapshot, &commit)?;
         if !commit.frontier.is_empty() && snapshot.frontier.covers_all(&commit.frontier) {
             return Ok(snapshot);
         }
@@ -189,35 +205,59 @@ impl Table {
     /// Replaces all rows by `batches` in one commit.
     pub async fn replace(&self, batches: &[RecordBatch], commit: Commit) -> Result<TableSnapshot> {
         let _turn = self.committer.lock().await;
-        let delta = self.snapshot().delta;
+        let snapshot = self.snapshot();
+        self.check_definition(&snapshot, &commit)?;
+        let delta = snapshot.delta;
         let mut actions: Vec<Action> = removes(&delta, |_| true, true)?;
         actions.extend(write_files(RecordBatchWriter::for_table(&delta)?, batches).await?);
         self.commit(delta, actions, commit, write_operation(SaveMode::Overwrite, &self.spec)).await
     }
 
-    /// Empties the table and gives it another schema, in one commit. The frontier returns to nothing.
-    pub async fn reset(&self, schema: &SchemaRef, definition: i64) -> Result<TableSnapshot> {
+    /// Writes rows of another schema beside those of the table, for [`Self::switch`]. Readers see nothing of it.
+    ///
+    /// Holds about a file in memory. Files of a stage that is dropped are deleted by a later [`Self::vacuum`].
+    pub async fn stage(
+        &self,
+        staged: &mut Staged,
+        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+    ) -> Result<()> {
+        let url = self.snapshot().delta.table_url().clone();
+        let partitions = Some(self.spec.partition_by.clone());
+        let mut writer = RecordBatchWriter::try_new(&url, staged.schema.clone(), partitions, None)?
+            .with_writer_properties(writer_properties());
+        while let Some(batch) = rows.try_next().await? {
+            writer.write(cast_to(&batch, &staged.schema)?).await?;
+        }
+        staged.adds.extend(writer.flush().await?.into_iter().map(Action::Add));
+        Ok(())
+    }
+
+    /// Exchanges everything, rows, columns and frontier, for what was staged, in one commit.
+    pub async fn switch(&self, staged: Staged, commit: Commit) -> Result<TableSnapshot> {
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
-        let kernel_schema: StructType =
-            schema.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
-        let metadata = delta
-            .snapshot()?
-            .metadata()
-            .clone()
-            .with_schema(&kernel_schema)
-            .map_err(corrupt(&self.spec.path))?;
+        let (key, columns) = statistics(&staged.stats_columns);
+        let mut metadata = self.metadata(&delta, &staged.schema)?;
+        for other in STATISTICS_KEYS.iter().filter(|other| **other != key) {
+            metadata = metadata.remove_config_key(other).map_err(corrupt(&self.spec.path))?;
+        }
+        let metadata =
+            metadata.add_config_key(key.to_owned(), columns).map_err(corrupt(&self.spec.path))?;
         let mut actions = vec![Action::Metadata(metadata)];
         actions.extend(removes(&delta, |_| true, true)?);
-        let operation = write_operation(SaveMode::Overwrite, &self.spec);
-        // Delta keeps the last version of an application transaction, whatever it is: 0 is "nothing covered".
-        let nothing: Vec<(NodeId, u64)> = self.spec.nodes.iter().map(|node| (node.clone(), 0)).collect();
-        let commit = Commit {
-            frontier: nothing.into_iter().collect(),
-            generation: None,
-            definition: Some(definition),
-        };
-        self.commit(delta, actions, commit, operation).await
+        actions.extend(staged.adds);
+        let mut commit = commit;
+        for node in &self.spec.nodes {
+            // Delta keeps the last version of an application transaction, whatever it is: 0 is "nothing covered".
+            commit.frontier.set(node, commit.frontier.get(node));
+        }
+        self.commit(delta, actions, commit, write_operation(SaveMode::Overwrite, &self.spec)).await
+    }
+
+    /// The table's metadata with other columns.
+    fn metadata(&self, delta: &DeltaTable, schema: &SchemaRef) -> Result<Metadata> {
+        let schema: StructType = schema.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
+        delta.snapshot()?.metadata().clone().with_schema(&schema).map_err(corrupt(&self.spec.path))
     }
 
     /// Replaces some files by `rows`, which are the same in another arrangement (or, for state, merge to the same).
@@ -266,14 +306,7 @@ impl Table {
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
         let merged: SchemaRef = Arc::new(merged);
-        let kernel_schema: StructType =
-            merged.as_ref().try_into_kernel().map_err(corrupt(&self.spec.path))?;
-        let metadata = delta
-            .snapshot()?
-            .metadata()
-            .clone()
-            .with_schema(&kernel_schema)
-            .map_err(corrupt(&self.spec.path))?;
+        let metadata = self.metadata(&delta, &merged)?;
         let mut actions = vec![Action::Metadata(metadata)];
         if widened && self.snapshot().file_count() > 0 {
             actions.extend(removes(&delta, |_| true, false)?);
@@ -310,6 +343,17 @@ impl Table {
             delta.vacuum().with_retention_period(keep).with_enforce_retention_duration(false).await?;
         *self.snapshot.write() = TableSnapshot::read(delta, &self.spec.nodes).await?;
         Ok(metrics.files_deleted.len())
+    }
+
+    /// Rows of one definition do not go to those of another: a view may change while a batch run is under way.
+    fn check_definition(&self, snapshot: &TableSnapshot, commit: &Commit) -> Result<()> {
+        match (snapshot.definition, commit.definition) {
+            (Some(have), Some(given)) if have != given => {
+                let path = &self.spec.path;
+                Err(Error::invalid(format!("{path}: the view has been changed meanwhile; run the batch again")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads the table anew after a failed commit, which may have been written all the same. If that fails too,
@@ -518,11 +562,14 @@ async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
         .await?)
 }
 
+/// The table properties that say which columns get statistics in the log.
+const STATISTICS_KEYS: [&str; 2] = ["delta.dataSkippingNumIndexedCols", "delta.dataSkippingStatsColumns"];
+
 /// The table property that says which columns get statistics in the log.
 fn statistics(columns: &[String]) -> (&'static str, String) {
     match columns {
-        [] => ("delta.dataSkippingNumIndexedCols", "0".to_owned()),
-        columns => ("delta.dataSkippingStatsColumns", columns.join(",")),
+        [] => (STATISTICS_KEYS[0], "0".to_owned()),
+        columns => (STATISTICS_KEYS[1], columns.join(",")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The engine: the one loop that turns durable log groups into view state and alerts, in log order.
 
+mod views;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -11,16 +12,17 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use iot_schemas::alert::{AlertFeed, Transition};
 use iot_schemas::batch::Views;
-use iot_schemas::catalog::{RuleDef, ViewDef};
+use iot_schemas::catalog::RuleDef;
 use iot_schemas::clock::Clock;
 use iot_schemas::layout::DEVICE_ID;
 use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
 use iot_schemas::table::{Store, Table};
-use iot_schemas::view::{CompiledView, ViewSnapshot, open_table, source_of};
+use iot_schemas::view::{CompiledView, ViewSnapshot};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +34,7 @@ use crate::hot::HotRows;
 use crate::live_view::LiveView;
 use crate::progress::StreamProgress;
 use crate::rules::{GroupPosition, RuleSet};
+use views::PreparedView;
 
 /// Changes to the catalog that wait for the engine.
 const COMMAND_QUEUE: usize = 64;
@@ -56,6 +59,9 @@ pub struct EngineConfig {
 #[derive(Debug)]
 pub struct SpeedLayer {
     views: RwLock<BTreeMap<Arc<str>, Arc<LiveView>>>,
+    raw: Arc<dyn RawStreams>,
+    store: Store,
+    node: NodeId,
     progress: RwLock<BTreeMap<Arc<str>, StreamProgress>>,
     processed: tokio::sync::watch::Sender<Frontier>,
     commands: mpsc::Sender<Command>,
@@ -89,19 +95,13 @@ pub struct SpeedStats {
 }
 
 enum Command {
-    PutView(Arc<ViewDef>, oneshot::Sender<Result<()>>),
+    SwitchView(Box<PreparedView>, oneshot::Sender<Result<()>>),
     RemoveView(String, oneshot::Sender<Result<()>>),
     PutRule(Arc<RuleDef>, oneshot::Sender<Result<()>>),
     RemoveRule(String, oneshot::Sender<Result<()>>),
 }
 
 impl SpeedLayer {
-    /// Puts a view in force. Its state of what the batch state does not cover is computed from raw; answers
-    /// are complete once this returns.
-    pub async fn put_view(&self, def: Arc<ViewDef>) -> Result<()> {
-        self.ask(|reply| Command::PutView(def, reply)).await
-    }
-
     /// Takes a view out of force. Its batch state stays on the store.
     pub async fn remove_view(&self, name: &str) -> Result<()> {
         self.ask(|reply| Command::RemoveView(name.to_owned(), reply)).await
@@ -224,6 +224,8 @@ pub struct Engine {
     processed: Frontier,
     /// Ends of epochs that may not be sealed yet.
     ends: VecDeque<(NodeId, Seq)>,
+    /// What the batch in hand has added to the states it was taken into.
+    applied: Vec<(Arc<LiveView>, Option<Vec<RecordBatch>>)>,
     schemas: HashMap<Arc<str>, SchemaRef>,
 }
 
@@ -239,6 +241,9 @@ impl Engine {
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let shared = Arc::new(SpeedLayer {
             views: RwLock::default(),
+            raw: raw.clone(),
+            store: config.store.clone(),
+            node: config.node.clone(),
             progress: RwLock::default(),
             processed: tokio::sync::watch::Sender::new(Frontier::empty()),
             commands: sender,
@@ -260,6 +265,7 @@ impl Engine {
             processed: Frontier::empty(),
             ends: VecDeque::new(),
             schemas: HashMap::new(),
+            applied: Vec::new(),
         };
         (engine, shared)
     }
@@ -300,7 +306,7 @@ impl Engine {
     async fn obey(&mut self, command: Command) {
         // Whoever asked may have gone away; the change is made all the same.
         let _ = match command {
-            Command::PutView(def, reply) => reply.send(self.put_view(def).await),
+            Command::SwitchView(prepared, reply) => reply.send(self.switch_view(*prepared).await),
             Command::RemoveView(name, reply) => reply.send(self.remove_view(&name)),
             Command::PutRule(def, reply) => {
                 let done = self.put_rule(def).await;
@@ -315,39 +321,6 @@ impl Engine {
         };
     }
 
-    /// Puts a view in force; see [`SpeedLayer::put_view`].
-    pub async fn put_view(&mut self, def: Arc<ViewDef>) -> Result<()> {
-        let stream = source_of(&def)?;
-        if self.raw.definition(&stream).is_none() {
-            let known: Vec<String> = self.raw.names().iter().map(ToString::to_string).collect();
-            let hint = format!(" (view `{}` reads it); the streams are: {}", def.name, known.join(", "));
-            return Err(iot_schemas::Error::NotFound { kind: "stream", name: stream, hint }.into());
-        }
-        let raw = self.raw.snapshot(&stream)?;
-        let view = Arc::new(CompiledView::compile(def, &stream, &raw.schema).await?);
-        let name: Arc<str> = view.name().into();
-        let table = Arc::new(open_table(&self.config.store, &view, vec![self.config.node.clone()]).await?);
-        let live = Arc::new(LiveView::new(view, table).await?);
-        live.seed(&raw, &self.processed, self.ends.make_contiguous()).await?;
-        self.shared.views.write().insert(name.clone(), live);
-        self.hot.remove(&name);
-        if self.rules.watches(&name) {
-            let target = self.target(&name)?;
-            self.retarget(target).await;
-        }
-        Ok(())
-    }
-
-    fn remove_view(&mut self, name: &str) -> Result<()> {
-        if let Some(rule) = self.rules.definitions_on(name).first() {
-            let why = format!("view `{name}` is watched by rule `{}`; delete the rule first", rule.name);
-            return Err(iot_schemas::Error::invalid(why).into());
-        }
-        self.shared.views.write().remove(name);
-        self.hot.remove(name);
-        Ok(())
-    }
-
     /// Takes in one durable group.
     async fn take(&mut self, group: LogGroup) {
         let mut found = self.reconcile(&group);
@@ -360,6 +333,7 @@ impl Engine {
                 found.extend(self.rules.evaluate(&batch.stream, &batch.rows, &at));
                 found.extend(self.rules.advance(&batch.stream, &at));
             }
+            self.applied.clear();
             for live in self.views_on(&batch.stream) {
                 match self.take_into(&live, batch, at_rules).await {
                     Ok(transitions) => found.extend(transitions),
@@ -391,6 +365,16 @@ impl Engine {
         self.rules.reconcile(&self.alerts.current(), &at)
     }
 
+    /// Takes a batch into a view's state, once for all views that share it.
+    async fn apply(&mut self, live: &Arc<LiveView>, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
+        if let Some((_, states)) = self.applied.iter().find(|(done, _)| done.shares_state_with(live)) {
+            return Ok(states.clone());
+        }
+        let states = live.apply(batch).await?;
+        self.applied.push((live.clone(), states.clone()));
+        Ok(states)
+    }
+
     /// Updates a view's state and evaluates the rules on the rows that have changed.
     async fn take_into(
         &mut self,
@@ -398,7 +382,7 @@ impl Engine {
         batch: &MicroBatch,
         at_rules: bool,
     ) -> Result<Vec<Transition>> {
-        let states = live.apply(batch).await?;
+        let states = self.apply(live, batch).await?;
         let name: Arc<str> = live.view().name().into();
         if !at_rules || !self.rules.watches(&name) {
             return Ok(Vec::new());

@@ -13,7 +13,7 @@ use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::RawSnapshot;
 use iot_schemas::session::{context, small_context};
-use iot_schemas::table::{Table, cast_to};
+use iot_schemas::table::{Table, TableSnapshot, cast_to};
 use iot_schemas::view::{BatchPlan, CompiledView, ViewSnapshot, plan_over_batches};
 use parking_lot::RwLock;
 
@@ -24,15 +24,25 @@ const MERGE_AFTER_BATCHES: usize = 32;
 /// ... or this many, whatever their size.
 const MERGE_AT_LATEST: usize = 256;
 
-/// A view with its speed state.
+/// A view in force: what it makes of its state, and the state, which it may share with the views that read it.
 #[derive(Debug)]
 pub(crate) struct LiveView {
     view: Arc<CompiledView>,
+    finish: BatchPlan,
+    state: Arc<ViewState>,
+}
+
+/// The state of a view.
+#[derive(Debug)]
+struct ViewState {
+    /// The view that the state was made for; others may read it.
+    owner: Arc<CompiledView>,
     table: Arc<Table>,
     state: BatchPlan,
     merge: BatchPlan,
-    finish: BatchPlan,
     live: RwLock<Live>,
+    /// The newest batch state that was made under this definition. The table may have moved on to another.
+    batch: RwLock<TableSnapshot>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +70,23 @@ impl LiveView {
         let state = plan_over_batches(&session, view.input_schema(), |rows| view.state_plan(rows)).await?;
         let merge = plan_over_batches(&session, view.state_schema(), |rows| view.merge_plan(rows)).await?;
         let finish = plan_over_batches(&session, view.state_schema(), |rows| view.finish_plan(rows)).await?;
-        Ok(Self { view, table, state, merge, finish, live: RwLock::default() })
+        let batch = RwLock::new(table.snapshot());
+        let owner = view.clone();
+        let state = Arc::new(ViewState { owner, table, state, merge, live: RwLock::default(), batch });
+        Ok(Self { view, finish, state })
+    }
+
+    /// A view that reads the state of this one, whose fingerprint it must have.
+    pub(crate) async fn sharing(&self, view: Arc<CompiledView>) -> Result<Self> {
+        debug_assert_eq!(view.fingerprint(), self.view.fingerprint());
+        let plan = |rows| view.finish_plan(rows);
+        let finish = plan_over_batches(&small_context(), view.state_schema(), plan).await?;
+        Ok(Self { view, finish, state: self.state.clone() })
+    }
+
+    /// Whether both have the same state.
+    pub(crate) fn shares_state_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The view's plans.
@@ -70,7 +96,17 @@ impl LiveView {
 
     /// The table of its batch state.
     pub(crate) fn table(&self) -> &Arc<Table> {
-        &self.table
+        &self.state.table
+    }
+
+    /// The newest batch state under this definition.
+    fn batch(&self) -> TableSnapshot {
+        let newest = self.state.table.snapshot();
+        if newest.definition() == Some(self.state.owner.fingerprint()) {
+            self.state.batch.write().clone_from(&newest);
+            return newest;
+        }
+        self.state.batch.read().clone()
     }
 
     /// Computes the state of what the batch state does not cover, from raw: the sealed rows in one go, and those
@@ -81,7 +117,7 @@ impl LiveView {
         processed: &Frontier,
         ends: &[(NodeId, Seq)],
     ) -> Result<()> {
-        let covered = self.table.snapshot().frontier().clone();
+        let covered = self.batch().frontier().clone();
         let sealed = raw.sealed.frontier().clone();
         let mut live = Live { epochs: VecDeque::new(), position: covered.clone() };
         live.position.join(&sealed);
@@ -89,7 +125,7 @@ impl LiveView {
             && let Some(events) = raw.sealed_between(&covered, Some(&sealed)).await?
         {
             let session = context(2, small_context().runtime_env());
-            let plan = self.view.state_plan(project_to(events, &self.view)?)?;
+            let plan = self.state.owner.state_plan(project_to(events, &self.state.owner)?)?;
             let states = session.execute_logical_plan(plan).await?.collect().await?;
             for (node, end) in sealed.iter() {
                 // State does not say which node it came from; a frontier of several nodes is covered as a whole.
@@ -104,7 +140,7 @@ impl LiveView {
                 last.states = states;
             }
         }
-        *self.live.write() = live;
+        *self.state.live.write() = live;
         let mut ends: VecDeque<(NodeId, Seq)> =
             ends.iter().filter(|(node, end)| !sealed.covers(node, *end)).cloned().collect();
         // What is not processed yet comes to the engine, as part of the same batches perhaps.
@@ -119,19 +155,19 @@ impl LiveView {
         for (node, end) in ends {
             self.close_epoch(&node, end).await?;
         }
-        self.live.write().position.join(processed);
+        self.state.live.write().position.join(processed);
         Ok(())
     }
 
     /// Takes in the events of one group and returns their state rows; `None` if they are in already.
     pub(crate) async fn apply(&self, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
-        if self.live.read().position.covers(&batch.node, batch.last_seq) {
+        if self.state.live.read().position.covers(&batch.node, batch.last_seq) {
             return Ok(None);
         }
-        let rows = cast_to(&batch.rows, self.view.input_schema())?;
-        let states = self.state.run(vec![rows]).await?;
+        let rows = cast_to(&batch.rows, self.state.owner.input_schema())?;
+        let states = self.state.state.run(vec![rows]).await?;
         let crowded = {
-            let mut live = self.live.write();
+            let mut live = self.state.live.write();
             let epoch = live.open_epoch(&batch.node);
             epoch.states.extend(states.iter().filter(|s| s.num_rows() > 0).cloned());
             let crowded = epoch.is_crowded();
@@ -146,13 +182,13 @@ impl LiveView {
 
     /// Notes that a group without events for this view has passed.
     pub(crate) fn skip_to(&self, node: &NodeId, seq: Seq) {
-        self.live.write().position.advance(node, seq);
+        self.state.live.write().position.advance(node, seq);
     }
 
     /// Ends the open epoch of `node`.
     pub(crate) async fn close_epoch(&self, node: &NodeId, end: Seq) -> Result<()> {
         self.merge_open_epoch(node).await?;
-        let mut live = self.live.write();
+        let mut live = self.state.live.write();
         if let Some(epoch) = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node) {
             epoch.end = Some(end);
         }
@@ -161,20 +197,20 @@ impl LiveView {
 
     /// Drops the epochs that the batch state covers now.
     pub(crate) fn drop_covered(&self) {
-        let frontier = self.table.snapshot().frontier().clone();
-        self.live.write().epochs.retain(|epoch| !epoch.covered_by(&frontier));
+        let frontier = self.batch().frontier().clone();
+        self.state.live.write().epochs.retain(|epoch| !epoch.covered_by(&frontier));
     }
 
     /// Speed state first, then batch state, then away with what both have: in that order no moment exists at
     /// which an event is in neither or in both.
     pub(crate) fn snapshot(&self) -> ViewSnapshot {
         let (epochs, position) = {
-            let live = self.live.read();
+            let live = self.state.live.read();
             let epochs: Vec<(NodeId, Option<Seq>, Vec<RecordBatch>)> =
                 live.epochs.iter().map(|e| (e.node.clone(), e.end, e.states.clone())).collect();
             (epochs, live.position.clone())
         };
-        let batch = self.table.snapshot();
+        let batch = self.batch();
         let covered = batch.frontier();
         let speed = epochs
             .into_iter()
@@ -189,7 +225,7 @@ impl LiveView {
 
     /// Merges state rows to one per group.
     pub(crate) async fn merge(&self, states: Vec<RecordBatch>) -> Result<RecordBatch> {
-        let merged = self.merge.run(states).await?;
+        let merged = self.state.merge.run(states).await?;
         Ok(concat_batches(self.view.state_schema(), &merged)?)
     }
 
@@ -201,22 +237,22 @@ impl LiveView {
 
     /// State rows and bytes in memory.
     pub(crate) fn size(&self) -> (usize, usize) {
-        let live = self.live.read();
+        let live = self.state.live.read();
         let batches = live.epochs.iter().flat_map(|epoch| &epoch.states);
         batches.fold((0, 0), |(rows, bytes), b| (rows + b.num_rows(), bytes + b.get_array_memory_size()))
     }
 
     async fn merge_open_epoch(&self, node: &NodeId) -> Result<()> {
         let states = {
-            let live = self.live.read();
+            let live = self.state.live.read();
             match live.epochs.iter().find(|e| e.end.is_none() && e.node == *node) {
                 Some(epoch) if epoch.states.len() > epoch.merged => epoch.states.clone(),
                 _ => return Ok(()),
             }
         };
         // Only the engine adds to the open epoch, and the engine is here: nothing has come in between.
-        let merged = self.merge.run(states).await?;
-        let mut live = self.live.write();
+        let merged = self.state.merge.run(states).await?;
+        let mut live = self.state.live.write();
         let epoch = live.open_epoch(node);
         epoch.merged = merged.len();
         epoch.states = merged;
@@ -225,7 +261,7 @@ impl LiveView {
 }
 
 /// Only the columns that the view reads.
-fn project_to(
+pub(crate) fn project_to(
     events: datafusion::logical_expr::LogicalPlan,
     view: &CompiledView,
 ) -> Result<datafusion::logical_expr::LogicalPlan> {

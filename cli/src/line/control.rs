@@ -8,11 +8,11 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use async_trait::async_trait;
 use iot_schemas::alert::{AlertFeed, AlertState, micros_rfc3339};
 use iot_schemas::batch::Views;
-use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, parse};
+use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, ViewDef, parse};
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::layout::raw_schema;
 use iot_schemas::raw::RawStreams;
-use iot_schemas::view::{CompiledView, source_of};
+use iot_schemas::view::{CompiledView, lineage, source_of};
 use iot_schemas::{Error, Result};
 use iot_serving::query::{Queries, QueryRequest};
 use iot_serving::verify::verify_view;
@@ -199,14 +199,15 @@ impl Line {
         for document in documents {
             match &document.def {
                 Definition::View(def) => {
-                    let source = source_of(def)?;
+                    let find = |name: &str| future.views().find(|view| view.name == name).cloned();
+                    let (bases, source) = lineage(def, find)?;
                     let schema = self.future_schema(&future, &source).ok_or_else(|| {
                         let known: Vec<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
                         let hint =
                             format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
                         Error::NotFound { kind: "stream", name: source.clone(), hint }
                     })?;
-                    CompiledView::compile(def.clone(), &source, &schema).await?;
+                    CompiledView::compile_over(def.clone(), bases, &source, &schema).await?;
                 }
                 Definition::Rule(def)
                     if !streams.contains(def.on.as_str()) && future.get(Kind::View, &def.on).is_none() =>
@@ -297,9 +298,7 @@ impl Line {
         if let Some(rule) = catalog.rules().find(|rule| rule.on == name) {
             return in_use(format!("rule `{}`", rule.name));
         }
-        if kind == Kind::Stream
-            && let Some(view) =
-                catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name))
+        if let Some(view) = catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name))
         {
             return in_use(format!("view `{}`", view.name));
         }
@@ -424,9 +423,23 @@ impl Line {
     }
 }
 
-/// Streams, then the views on them, then the rules on both, whatever the order in the file.
+/// Streams, then the views on them, then the rules on both, whatever the order in the file; a view after the view
+/// that it reads.
 fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
-    documents.sort_by_key(|document| document.def.kind());
+    let views: Vec<Arc<ViewDef>> = documents
+        .iter()
+        .filter_map(|document| match &document.def {
+            Definition::View(def) => Some(def.clone()),
+            _ => None,
+        })
+        .collect();
+    documents.sort_by_cached_key(|document| {
+        let depth = match &document.def {
+            Definition::View(def) => super::depth(def, &views),
+            _ => 0,
+        };
+        (document.def.kind(), depth)
+    });
     documents
 }
 

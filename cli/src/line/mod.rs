@@ -28,10 +28,11 @@ use iot_batch_layer::{BatchLayer, run_schedule};
 use iot_ingest::source::external::Subscriber;
 use iot_ingest::{Ingest, IngestConfig};
 use iot_schemas::batch::Views;
-use iot_schemas::catalog::Catalog;
+use iot_schemas::catalog::{Catalog, ViewDef};
 use iot_schemas::clock::Clock;
 use iot_schemas::raw::{Checkpoint, RawStreams};
 use iot_schemas::table::Store;
+use iot_schemas::view::lineage;
 use iot_serving::{QueryEngine, QueryLimits, Sources};
 use iot_speed_layer::alert_log::{AlertLog, AlertLogLimits, AlertTable};
 use iot_speed_layer::{Engine, EngineConfig, SpeedLayer};
@@ -209,7 +210,9 @@ impl Line {
 /// Definitions that no longer fit are left out and named; the rest of the server runs.
 async fn put_in_force(engine: &mut Engine, catalog: &Catalog) -> Vec<String> {
     let mut problems = Vec::new();
-    for view in catalog.views() {
+    let mut views: Vec<Arc<ViewDef>> = catalog.views().cloned().collect();
+    views.sort_by_cached_key(|view| depth(view, &catalog.views().cloned().collect::<Vec<_>>()));
+    for view in &views {
         if let Err(e) = engine.put_view(view.clone()).await {
             problems.push(format!("view `{}` is not in force: {e}", view.name));
         }
@@ -221,6 +224,12 @@ async fn put_in_force(engine: &mut Engine, catalog: &Catalog) -> Vec<String> {
     }
     problems.iter().for_each(|problem| tracing::error!("{problem}"));
     problems
+}
+
+/// Through how many of `views` a view reads its stream.
+fn depth(view: &ViewDef, views: &[Arc<ViewDef>]) -> usize {
+    let find = |name: &str| views.iter().find(|view| view.name == name).cloned();
+    lineage(view, find).map_or(0, |(bases, _)| bases.len())
 }
 
 /// Two processes on one directory would overwrite each other's log.

@@ -135,6 +135,11 @@ impl CompiledView {
         })
     }
 
+    /// The view whose state this one reads: its own, or that of the lowest of its [bases](Self::bases).
+    pub fn state_owner(&self) -> &str {
+        self.bases.first().map_or(self.name(), |base| &base.name)
+    }
+
     /// The definition.
     pub fn def(&self) -> &Arc<ViewDef> {
         &self.def
@@ -164,7 +169,7 @@ impl CompiledView {
         for expr in self.filter.iter().chain(&self.key_exprs).chain(&self.aggregates) {
             hash.update(format!("\n{expr}"));
         }
-        hash.update(format!("{:?}{:?}", self.window, self.storage_schema));
+        hash.update(format!("{:?}{:?}{:?}", self.window, self.input_schema, self.storage_schema));
         hash.update(datafusion::DATAFUSION_VERSION);
         let digest = hash.finalize();
         i64::from_le_bytes(digest[..8].try_into().expect("eight bytes")) & i64::MAX
@@ -404,6 +409,27 @@ pub fn source_of(def: &ViewDef) -> Result<String> {
             Err(wrong(format!("the query reads {}; a view reads exactly one stream", names.join(" and "))))
         }
     }
+}
+
+/// The stream that `def` reads, and the views through which it reads it, the one nearest to the stream first.
+/// `find` says which names are views.
+pub fn lineage(
+    def: &ViewDef,
+    find: impl Fn(&str) -> Option<Arc<ViewDef>>,
+) -> Result<(Vec<Arc<ViewDef>>, String)> {
+    let mut bases: Vec<Arc<ViewDef>> = Vec::new();
+    let mut source = source_of(def)?;
+    while let Some(base) = find(&source) {
+        if base.name == def.name || bases.iter().any(|seen| seen.name == base.name) {
+            return Err(Error::invalid(format!(
+                "view `{}`: it reads itself through `{}`; a view reads a stream in the end",
+                def.name, base.name
+            )));
+        }
+        source = source_of(&base)?;
+        bases.insert(0, base);
+    }
+    Ok((bases, source))
 }
 
 fn quoted(name: &str) -> String {

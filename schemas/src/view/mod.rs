@@ -27,7 +27,7 @@ use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
 pub use combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
-pub use compile::{CompiledView, source_of};
+pub use compile::{CompiledView, lineage, source_of};
 pub use groups::{GroupColumn, GroupRole, KeyColumn};
 pub use run::{BatchPlan, plan_over_batches};
 
@@ -92,7 +92,8 @@ impl ViewSnapshot {
     }
 }
 
-/// Opens the table of a view's batch state. State of another definition is discarded: it is in raw.
+/// Opens the table of a view's batch state. Its state may be that of another definition: see
+/// [`TableSnapshot::definition`] and [`Table::switch`].
 pub async fn open_table(
     store: &crate::table::Store,
     view: &CompiledView,
@@ -105,13 +106,7 @@ pub async fn open_table(
         stats_columns: view.keys().iter().map(|key| key.name.clone()).collect(),
         nodes,
     };
-    let table = Table::open(store, spec).await?;
-    let snapshot = table.snapshot();
-    let known = snapshot.definition();
-    if known.is_none_or(|definition| definition != view.fingerprint()) {
-        table.reset(view.storage_schema(), view.fingerprint()).await?;
-    }
-    Ok(table)
+    Table::open(store, spec).await
 }
 
 /// State rows in memory as a plan.

@@ -45,6 +45,12 @@ impl Engine {
             time_column: None,
             key_columns: Vec::new(),
         };
+        if !live.view().is_row_wise() {
+            return Err(iot_schemas::Error::invalid(format!(
+                "view `{name}` cannot be watched by a rule: its windows overlap or join, or its rows combine several groups; watch a view with tumbling windows, or the stream"
+            ))
+            .into());
+        }
         for key in live.view().keys() {
             let shown = key.output.clone().ok_or_else(|| {
                 iot_schemas::Error::invalid(format!(
@@ -81,7 +87,9 @@ impl Engine {
                     .is_ok_and(|now| now.data_type() != field.data_type())
             };
             // State of the narrower type cannot take in the wider one: the view is made anew from raw.
-            if live.view().input_schema().fields().iter().any(wider)
+            // What reads another view follows it.
+            if live.view().bases().is_empty()
+                && live.view().input_schema().fields().iter().any(wider)
                 && let Err(e) = self.put_view(live.view().def().clone()).await
             {
                 self.failed(&format!("view `{}`", live.view().name()), &e);
