@@ -23,6 +23,8 @@ const DEFAULT_TIME_FIELD: &str = "ts";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     EventTime,
+    /// The event time, which is declared as a field of its own too.
+    EventTimeColumn(usize),
     DeviceId,
     Column(usize),
     /// The topic says it already.
@@ -67,11 +69,9 @@ impl Fields {
             fields.declare(def, name, Kind::Text, Origin::Topic, table)?;
         }
         for (name, field_type) in &def.fields {
-            if *name != time_field {
-                let kind = Kind::of(&field_type.data_type())
-                    .ok_or_else(|| Error::invalid(format!("stream `{}`: no such type", def.name)))?;
-                fields.declare(def, name, kind, Origin::Declared, table)?;
-            }
+            let kind = Kind::of(&field_type.data_type())
+                .ok_or_else(|| Error::invalid(format!("stream `{}`: no such type", def.name)))?;
+            fields.declare(def, name, kind, Origin::Declared, table)?;
         }
         let found = if def.unknown_fields == UnknownFields::Add { Origin::Found } else { Origin::Dormant };
         for field in table.fields() {
@@ -85,7 +85,11 @@ impl Fields {
             })?;
             fields.add(name, kind, found);
         }
-        fields.targets.insert(time_field.into(), Target::EventTime);
+        let time = match fields.targets.get(&*time_field) {
+            Some(Target::Column(at)) if def.fields.contains_key(&time_field) => Target::EventTimeColumn(*at),
+            _ => Target::EventTime,
+        };
+        fields.targets.insert(time_field.into(), time);
         fields.targets.insert(DEVICE_ID.into(), Target::DeviceId);
         Ok(fields)
     }

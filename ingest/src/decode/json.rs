@@ -93,7 +93,7 @@ impl Sink<'_> {
     /// What a field must be, if it cannot be an object or an array.
     fn expects_scalar(&self, target: Target) -> Option<&'static str> {
         match target {
-            Target::EventTime => Some("a time"),
+            Target::EventTime | Target::EventTimeColumn(_) => Some("a time"),
             Target::DeviceId if self.staging.device_known => None,
             Target::DeviceId => Some("text"),
             Target::Column(at) if self.fields.columns[at].origin == Origin::Declared => {

@@ -124,6 +124,10 @@ impl Staging {
         match target {
             Target::Column(at) => self.take_column(fields, at, scalar),
             Target::EventTime => self.take_time(name, scalar),
+            Target::EventTimeColumn(at) => {
+                self.take_time(name, scalar)?;
+                self.take_column(fields, at, scalar)
+            }
             Target::DeviceId => self.take_device(scalar),
             Target::Skip => Ok(()),
             Target::Unknown => match fields.unknown {
