@@ -19,6 +19,7 @@ use super::combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
 use super::storage;
 use crate::catalog::ViewDef;
 use crate::error::{Error, Result};
+use crate::functions::{bucket, markers};
 use crate::session::small_context;
 
 /// A view, ready to run. See the [module](super) for what its plans do.
@@ -336,6 +337,10 @@ fn check_input(input: &LogicalPlan, stream: &str) -> Result<()> {
 fn check_deterministic(above: &[LogicalPlan], aggregate: &Aggregate) -> Result<()> {
     let check = |expr: &Expr| {
         expr.apply(|expr| match expr {
+            Expr::ScalarFunction(call) if markers::refused_in_view(call.func.name()).is_some() => {
+                let why = markers::refused_in_view(call.func.name()).unwrap_or_default();
+                datafusion::common::plan_err!("{}() {why}", call.func.name())
+            }
             Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
                 let name = call.func.name();
                 datafusion::common::plan_err!(
@@ -425,18 +430,22 @@ fn output_of(above: &[LogicalPlan], column: Column, output: &Schema) -> Option<S
     output.index_of(&column.name).is_ok().then_some(column.name)
 }
 
-/// The length of a `tumble(...)` with a constant size.
+/// The length of a `tumble(...)` or `time_bucket(...)` with a constant size; by a calendar, of the longest.
 fn window_micros(expr: &Expr) -> Option<i64> {
     let Expr::ScalarFunction(call) = expr.clone().unalias() else { return None };
-    if call.func.name() != "tumble" {
-        return None;
-    }
-    match call.args.get(1)? {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(size)), _) => {
-            Some(i64::from(size.days) * 86_400_000_000 + size.nanoseconds / 1_000)
-        }
+    let function = call.func.name();
+    let size_at = bucket::size_position(function).filter(|_| function != "tumble_end")?;
+    let constant = |arg: &Expr| match arg {
+        Expr::Literal(value, _) => Some(value.clone()),
+        Expr::Cast(cast) => match cast.expr.as_ref() {
+            Expr::Literal(value, _) => Some(value.clone()),
+            _ => None,
+        },
         _ => None,
-    }
+    };
+    let size = constant(call.args.get(size_at)?)?;
+    let extras = call.args.get(2..)?.iter().map(constant).collect::<Option<Vec<_>>>()?;
+    bucket::windows(function, &size, &extras).ok().map(|windows| windows.longest_micros())
 }
 
 fn aggregate_call(
