@@ -16,12 +16,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
+use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, Metadata, MetadataExt, StructType, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
-use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
@@ -241,8 +241,7 @@ impl Table {
         for other in STATISTICS_KEYS.iter().filter(|other| **other != key) {
             metadata = metadata.remove_config_key(other).map_err(corrupt(&self.spec.path))?;
         }
-        let metadata =
-            metadata.add_config_key(key.to_owned(), columns).map_err(corrupt(&self.spec.path))?;
+        let metadata = metadata.add_config_key(key.to_owned(), columns).map_err(corrupt(&self.spec.path))?;
         let mut actions = vec![Action::Metadata(metadata)];
         actions.extend(removes(&delta, |_| true, true)?);
         actions.extend(staged.adds);
@@ -350,7 +349,9 @@ impl Table {
         match (snapshot.definition, commit.definition) {
             (Some(have), Some(given)) if have != given => {
                 let path = &self.spec.path;
-                Err(Error::invalid(format!("{path}: the view has been changed meanwhile; run the batch again")))
+                Err(Error::invalid(format!(
+                    "{path}: the view has been changed meanwhile; run the batch again"
+                )))
             }
             _ => Ok(()),
         }
@@ -411,7 +412,8 @@ impl Table {
 
     /// Deletes log entries that no reader needs any longer. What fails now is tried again at the next checkpoint.
     async fn trim_log(&self, snapshot: &TableSnapshot) {
-        let written = snapshot.delta.snapshot().ok().and_then(|state| state.version_timestamp(snapshot.version()));
+        let written =
+            snapshot.delta.snapshot().ok().and_then(|state| state.version_timestamp(snapshot.version()));
         let Some(now) = written else { return };
         let cutoff = {
             let mut checkpoints = self.checkpoints.lock();

@@ -70,7 +70,9 @@ fn flink() -> Option<Golden> {
 
 /// Arroyo's: the query of `INSERT INTO`, or of the view that it reads; `timestamp` is the event time.
 fn arroyo(name: &str, input: &str, fields: &str) -> Option<Golden> {
-    let read = |file: String| Some(std::fs::read_to_string(shared(&format!("golden/arroyo/{file}"))?).expect("readable"));
+    let read = |file: String| {
+        Some(std::fs::read_to_string(shared(&format!("golden/arroyo/{file}"))?).expect("readable"))
+    };
     let script = read(format!("{name}.sql"))?;
     let lower = script.to_lowercase();
     let (stream, sql) = match lower.find("create view") {
@@ -91,7 +93,9 @@ fn arroyo(name: &str, input: &str, fields: &str) -> Option<Golden> {
         "kind: stream\nname: {stream}\ntopics: [\"devices/{{device_id}}/telemetry\"]\n\
          event_time: {{field: timestamp}}\nfields: {{timestamp: timestamp, {fields}}}\n"
     ) + &document("golden", &sql);
-    let lines = |text: String| text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>();
+    let lines = |text: String| {
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>()
+    };
     let messages = lines(read(format!("input_{input}.jsonl"))?);
     let mut rows: Vec<Value> = Vec::new();
     for row in lines(read(format!("{name}.golden.jsonl"))?) {

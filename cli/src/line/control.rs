@@ -298,8 +298,7 @@ impl Line {
         if let Some(rule) = catalog.rules().find(|rule| rule.on == name) {
             return in_use(format!("rule `{}`", rule.name));
         }
-        if let Some(view) = catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name))
-        {
+        if let Some(view) = catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name)) {
             return in_use(format!("view `{}`", view.name));
         }
         Ok(())

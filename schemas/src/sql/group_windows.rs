@@ -7,8 +7,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident,
-    ObjectName, ObjectNamePart, Select, SelectItem, Value, Visit, VisitMut, Visitor, VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr,
+    Ident, ObjectName, ObjectNamePart, Select, SelectItem, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use crate::layout::EVENT_TIME;
@@ -33,8 +33,7 @@ impl VisitorMut for GroupWindows {
             group.iter().flat_map(members).map(|expr| resolve(&expr, &select.projection)).collect();
         let Some(window) = grouped.iter().find_map(find_window) else { return ControlFlow::Continue(()) };
 
-        let keys: Vec<Expr> =
-            grouped.iter().filter(|expr| find_window(expr).is_none()).cloned().collect();
+        let keys: Vec<Expr> = grouped.iter().filter(|expr| find_window(expr).is_none()).cloned().collect();
         let keyed = with_keys(&window, &keys);
         name_bare_columns(select, &grouped, &keyed);
         let mut rekey = Rekey { from: &window, to: &keyed };
@@ -77,9 +76,7 @@ fn as_window(expr: &Expr) -> Option<Expr> {
         Some("start") if family == "tumble" => Some(call("tumble", args)),
         Some("start") => Some(call(names::START, vec![call(&window, args)])),
         Some("end") if family != "tumble" => Some(call(names::END, vec![call(&window, args)])),
-        Some("rowtime") if family == "tumble" => {
-            Some(call(names::TIME, vec![call(names::TUMBLE, args)]))
-        }
+        Some("rowtime") if family == "tumble" => Some(call(names::TIME, vec![call(names::TUMBLE, args)])),
         Some("rowtime") => Some(call(names::TIME, vec![call(&window, args)])),
         _ => None,
     }

@@ -101,7 +101,9 @@ impl Call<'_> {
             {
                 column
             }
-            _ => return Err(wrong("the second argument must name the time column, as DESCRIPTOR(event_time)")),
+            _ => {
+                return Err(wrong("the second argument must name the time column, as DESCRIPTOR(event_time)"));
+            }
         };
         let (table, keys) = self.table(table).map_err(|why| wrong(&why))?;
         let call = |function: &str, out: &mut Vec<TokenWithSpan>| -> Result<()> {
@@ -141,7 +143,10 @@ impl Call<'_> {
     }
 
     /// The rows, and the keys of `PARTITION BY`.
-    fn table(&self, tokens: &[TokenWithSpan]) -> Result<(Vec<TokenWithSpan>, Vec<Vec<TokenWithSpan>>), String> {
+    fn table(
+        &self,
+        tokens: &[TokenWithSpan],
+    ) -> Result<(Vec<TokenWithSpan>, Vec<Vec<TokenWithSpan>>), String> {
         let rest = match tokens.split_first() {
             Some((first, rest)) if is_keyword(Some(first), Keyword::TABLE) => rest,
             _ => return Err("the first argument must be TABLE and a name".to_owned()),
@@ -182,7 +187,8 @@ impl Call<'_> {
 
     /// Adds tokens of our own, at the place of the call.
     fn text(&self, sql: &str, out: &mut Vec<TokenWithSpan>) -> Result<()> {
-        let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().map_err(|e| error(self.span, &e.message))?;
+        let tokens =
+            Tokenizer::new(&GenericDialect {}, sql).tokenize().map_err(|e| error(self.span, &e.message))?;
         let tokens = tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_)));
         out.extend(tokens.map(|token| TokenWithSpan::new(token, self.span)));
         Ok(())
@@ -197,7 +203,9 @@ impl Call<'_> {
             "cumulate" => {
                 "TABLE(CUMULATE(TABLE t, DESCRIPTOR(event_time), INTERVAL '1' HOUR, INTERVAL '1' DAY [, offset])), the step before the size"
             }
-            _ => "TABLE(SESSION(TABLE t PARTITION BY device_id, DESCRIPTOR(event_time), INTERVAL '5' MINUTES))",
+            _ => {
+                "TABLE(SESSION(TABLE t PARTITION BY device_id, DESCRIPTOR(event_time), INTERVAL '5' MINUTES))"
+            }
         }
     }
 }

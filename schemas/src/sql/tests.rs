@@ -7,15 +7,27 @@ fn rewritten(sql: &str) -> String {
 #[test]
 fn table_functions_become_subqueries() {
     assert_eq!(
-        rewritten("SELECT * FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '10' SECOND)) w"),
+        rewritten(
+            "SELECT * FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '10' SECOND)) w"
+        ),
         "SELECT * FROM (SELECT *, window_start(hop_window(ts, INTERVAL '5' SECOND, INTERVAL '10' SECOND)) AS window_start, \
          window_end(hop_window(ts, INTERVAL '5' SECOND, INTERVAL '10' SECOND)) AS window_end, \
          window_time(hop_window(ts, INTERVAL '5' SECOND, INTERVAL '10' SECOND)) AS window_time FROM t) w"
     );
-    let named = "SELECT * FROM TABLE(TUMBLE(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL '1' DAY))";
-    assert!(rewritten(named).contains("tumble_end(ts, INTERVAL '1' DAY) AS window_end"), "{}", rewritten(named));
-    let keyed = "SELECT * FROM TABLE(SESSION(TABLE t PARTITION BY a, b, DESCRIPTOR(ts), INTERVAL '5' SECOND))";
-    assert!(rewritten(keyed).contains("session_window(ts, INTERVAL '5' SECOND, a, b)"), "{}", rewritten(keyed));
+    let named =
+        "SELECT * FROM TABLE(TUMBLE(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL '1' DAY))";
+    assert!(
+        rewritten(named).contains("tumble_end(ts, INTERVAL '1' DAY) AS window_end"),
+        "{}",
+        rewritten(named)
+    );
+    let keyed =
+        "SELECT * FROM TABLE(SESSION(TABLE t PARTITION BY a, b, DESCRIPTOR(ts), INTERVAL '5' SECOND))";
+    assert!(
+        rewritten(keyed).contains("session_window(ts, INTERVAL '5' SECOND, a, b)"),
+        "{}",
+        rewritten(keyed)
+    );
 }
 
 #[test]

@@ -94,11 +94,8 @@ impl CompiledView {
         check_output(&output_schema)?;
         let normal = normalize(plan.clone(), stream)?;
         let events = DFSchema::try_from_qualified_schema(EVENTS, schema)?;
-        let calls = normal
-            .aggregates
-            .iter()
-            .map(|expr| aggregate_call(expr, &events))
-            .collect::<Result<Vec<_>>>()?;
+        let calls =
+            normal.aggregates.iter().map(|expr| aggregate_call(expr, &events)).collect::<Result<Vec<_>>>()?;
         let window = crate::window::find_call(&normal.groups)?;
         if crate::window::find_call(&normal.aggregates)?.is_some() {
             return Err(Error::invalid(
@@ -459,7 +456,7 @@ fn state_keys(
     };
     match window.kind.pane() {
         Some((size, offset)) => {
-            add(PANE.to_owned(), crate::functions::tumble_micros(window.time.clone(), size, offset));
+            add(PANE.to_owned(), crate::functions::bucket::tumble_micros(window.time.clone(), size, offset));
         }
         None => {
             for (at, key) in window.keys.iter().enumerate() {
@@ -500,10 +497,7 @@ fn finishing_groups(normal: &NormalForm, keys: &[KeyColumn], key_exprs: &[Expr])
     })
 }
 
-fn aggregate_call(
-    expr: &Expr,
-    input: &DFSchema,
-) -> Result<(AggregateCall, AggregateFunctionParams)> {
+fn aggregate_call(expr: &Expr, input: &DFSchema) -> Result<(AggregateCall, AggregateFunctionParams)> {
     let plain = expr.clone().unalias();
     let Expr::AggregateFunction(AggregateFunction { func, params }) = plain else {
         return Err(Error::invalid(format!("`{expr}` is no plain aggregate function")));

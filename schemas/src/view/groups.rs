@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use arrow::datatypes::Schema;
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::normal::NormalForm;
+use crate::functions::bucket;
 use crate::window::{WindowCall, names};
 
 /// A key of a view's state rows.
@@ -122,14 +123,13 @@ fn output_of(above: &[LogicalPlan], column: Column, output: &Schema) -> Option<S
     output.index_of(&column.name).is_ok().then_some(column.name)
 }
 
-/// The length of a window with a constant size: of `tumble(time, size)` and `time_bucket(size, time)`.
+/// The length of the longest window of a call with constant arguments: `tumble(time, size)`, `time_bucket(size, time)`.
 fn tumble_micros(expr: &Expr) -> Option<i64> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    let at = usize::from(call.func.name() == "tumble");
-    match call.args.get(at)? {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(size)), _) if size.months == 0 => {
-            Some(i64::from(size.days) * 86_400_000_000 + size.nanoseconds / 1_000)
-        }
-        _ => None,
-    }
+    let function = call.func.name();
+    let size_at = bucket::size_position(function)?;
+    let constant = |arg: &Expr| crate::window::constant(arg).ok().flatten();
+    let size = constant(call.args.get(size_at)?)?;
+    let extras = call.args.get(2..)?.iter().map(constant).collect::<Option<Vec<_>>>()?;
+    bucket::windows(function, &size, &extras).ok().map(|windows| windows.longest_micros())
 }

@@ -14,6 +14,7 @@ use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Volatility};
 
 use crate::error::{Error, Result};
+use crate::functions::markers;
 
 /// The name of the stream in a normal form.
 pub(super) const EVENTS: &str = "events";
@@ -149,9 +150,7 @@ fn substitute(
     mut replacement: impl FnMut(&Column) -> datafusion::common::Result<Expr>,
 ) -> datafusion::common::Result<Expr> {
     expr.transform_down(|expr| match &expr {
-        Expr::Column(column) => {
-            Ok(Transformed::new(replacement(column)?, true, TreeNodeRecursion::Jump))
-        }
+        Expr::Column(column) => Ok(Transformed::new(replacement(column)?, true, TreeNodeRecursion::Jump)),
         _ => Ok(Transformed::no(expr)),
     })
     .map(|done| done.data)
@@ -161,6 +160,10 @@ fn substitute(
 fn check_deterministic(plan: &LogicalPlan) -> Result<()> {
     let check = |expr: &Expr| {
         expr.apply(|expr| match expr {
+            Expr::ScalarFunction(call) if markers::refused_in_view(call.func.name()).is_some() => {
+                let why = markers::refused_in_view(call.func.name()).unwrap_or_default();
+                plan_err!("{}() {why}", call.func.name())
+            }
             Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
                 let name = call.func.name();
                 plan_err!("{name}() gives another answer at another time; a view cannot use it")
@@ -191,4 +194,3 @@ pub(super) fn check_output(schema: &Schema) -> Result<()> {
     }
     Ok(())
 }
-

@@ -211,7 +211,9 @@ impl WindowCall {
                 );
             }
             WindowKind::Cumulate { step, size, .. } if size / step > MAX_PANES => {
-                return plan_err!("{name}() would cut a window into more than {MAX_PANES} steps; choose a longer step");
+                return plan_err!(
+                    "{name}() would cut a window into more than {MAX_PANES} steps; choose a longer step"
+                );
             }
             _ => {}
         }
@@ -239,11 +241,11 @@ fn usage(name: &str) -> &'static str {
 /// The length of a constant interval.
 fn interval_micros(expr: &Expr, usage: &str) -> Result<i64> {
     let value = constant(expr)?;
-    let length = match value.as_ref().map(|value| value.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)))
-    {
-        Some(Ok(ScalarValue::IntervalMonthDayNano(Some(length)))) => length,
-        _ => return plan_err!("the lengths of a window must be constant intervals, as in {usage}"),
-    };
+    let length =
+        match value.as_ref().map(|value| value.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano))) {
+            Some(Ok(ScalarValue::IntervalMonthDayNano(Some(length)))) => length,
+            _ => return plan_err!("the lengths of a window must be constant intervals, as in {usage}"),
+        };
     fixed_micros(length, usage)
 }
 
@@ -326,9 +328,10 @@ impl ScalarUDFImpl for Marker {
             _ => rest.len().min(3),
         };
         let interval = DataType::Interval(IntervalUnit::MonthDayNano);
-        let coerced = rest.iter().enumerate().map(|(at, given)| {
-            if at >= lengths { given.clone() } else { interval.clone() }
-        });
+        let coerced = rest
+            .iter()
+            .enumerate()
+            .map(|(at, given)| if at >= lengths { given.clone() } else { interval.clone() });
         Ok(std::iter::once(timestamp_type()).chain(coerced).collect())
     }
 
@@ -443,10 +446,16 @@ mod tests {
     fn kinds() -> impl Strategy<Value = WindowKind> {
         prop_oneof![
             (1i64..50, -60i64..60).prop_map(|(size, offset)| WindowKind::Tumble { size, offset }),
-            (1i64..20, 1i64..50, -60i64..60)
-                .prop_map(|(slide, size, offset)| WindowKind::Hop { slide, size, offset }),
-            (1i64..10, 1i64..8, -60i64..60)
-                .prop_map(|(step, n, offset)| WindowKind::Cumulate { step, size: step * n, offset }),
+            (1i64..20, 1i64..50, -60i64..60).prop_map(|(slide, size, offset)| WindowKind::Hop {
+                slide,
+                size,
+                offset
+            }),
+            (1i64..10, 1i64..8, -60i64..60).prop_map(|(step, n, offset)| WindowKind::Cumulate {
+                step,
+                size: step * n,
+                offset
+            }),
         ]
     }
 

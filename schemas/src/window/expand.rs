@@ -62,11 +62,10 @@ fn expand_node(node: LogicalPlan, call: &WindowCall) -> Result<LogicalPlan> {
             let aggr = aggr_expr.into_iter().map(|expr| replace_call(expr, &window));
             let aggr = aggr.collect::<Result<Vec<_>>>()?;
             let plan = LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(input), group, aggr)?);
-            let names = plan.schema().columns().into_iter().zip(schema.iter()).map(
-                |(column, (relation, field))| {
+            let names =
+                plan.schema().columns().into_iter().zip(schema.iter()).map(|(column, (relation, field))| {
                     Expr::Column(column).alias_qualified(relation.cloned(), field.name())
-                },
-            );
+                });
             let names = names.collect::<Vec<_>>();
             LogicalPlanBuilder::from(plan).project(names)?.build()
         }
@@ -81,11 +80,9 @@ fn expand_node(node: LogicalPlan, call: &WindowCall) -> Result<LogicalPlan> {
 pub(crate) fn replace_call(expr: Expr, window: &Expr) -> Result<Expr> {
     expr.transform_down(|expr| {
         Ok(match WindowCall::read(&expr)? {
-            Some(_) => Transformed::new(
-                window.clone(),
-                true,
-                datafusion::common::tree_node::TreeNodeRecursion::Jump,
-            ),
+            Some(_) => {
+                Transformed::new(window.clone(), true, datafusion::common::tree_node::TreeNodeRecursion::Jump)
+            }
             None => Transformed::no(expr),
         })
     })
@@ -96,9 +93,7 @@ pub(crate) fn replace_call(expr: Expr, window: &Expr) -> Result<Expr> {
 fn with_window(input: LogicalPlan, call: &WindowCall) -> Result<LogicalPlan> {
     let time = cast(call.time.clone(), timestamp_type());
     match &call.kind {
-        WindowKind::Session { gap } => {
-            sessions::with_sessions(input, &call.keys, &time, &time, *gap)
-        }
+        WindowKind::Session { gap } => sessions::with_sessions(input, &call.keys, &time, &time, *gap),
         kind => expand_kind(input, kind, time),
     }
 }

@@ -16,7 +16,7 @@ mod calls;
 mod expand;
 pub(crate) mod sessions;
 
-pub(crate) use calls::{constant, find_call, functions, names};
 pub use calls::{WindowCall, WindowKind};
+pub(crate) use calls::{constant, find_call, functions, names};
 pub use expand::ExpandWindows;
 pub(crate) use expand::{WINDOW, expand_kind, replace_call};

@@ -42,9 +42,11 @@ pub(crate) fn with_sessions(
 ) -> Result<LogicalPlan> {
     let columns = input.schema().columns();
     let plan = with_extents(input, keys, first, last, gap)?;
-    let gap_us = ScalarValue::IntervalMonthDayNano(Some(
-        arrow::datatypes::IntervalMonthDayNano::new(0, 0, gap.saturating_mul(1_000)),
-    ));
+    let gap_us = ScalarValue::IntervalMonthDayNano(Some(arrow::datatypes::IntervalMonthDayNano::new(
+        0,
+        0,
+        gap.saturating_mul(1_000),
+    )));
     let window = named_struct(vec![
         lit("start"),
         column(FIRST),

@@ -68,7 +68,8 @@ impl SpeedLayer {
             return Ok(PreparedView::Shared(view));
         }
         if !view.bases().is_empty() {
-            let why = format!("view `{}`, which `{name}` reads, is being changed; try again", view.state_owner());
+            let why =
+                format!("view `{}`, which `{name}` reads, is being changed; try again", view.state_owner());
             return Err(iot_schemas::Error::invalid(why).into());
         }
         let table = match own {
@@ -172,12 +173,18 @@ impl Engine {
     pub(super) fn remove_view(&mut self, name: &str) -> Result<()> {
         let in_use = |by: String| Err(iot_schemas::Error::invalid(by).into());
         if let Some(rule) = self.rules.definitions_on(name).first() {
-            return in_use(format!("view `{name}` is watched by rule `{}`; delete the rule first", rule.name));
+            return in_use(format!(
+                "view `{name}` is watched by rule `{}`; delete the rule first",
+                rule.name
+            ));
         }
         let views = self.all_views();
         let mut readers = views.iter().filter(|l| l.view().bases().iter().any(|base| base.name == name));
         if let Some(reader) = readers.next() {
-            return in_use(format!("view `{name}` is read by view `{}`; delete that first", reader.view().name()));
+            return in_use(format!(
+                "view `{name}` is read by view `{}`; delete that first",
+                reader.view().name()
+            ));
         }
         self.shared.views.write().remove(name);
         self.hot.remove(name);

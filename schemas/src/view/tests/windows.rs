@@ -82,7 +82,9 @@ async fn sessions_join_when_a_late_event_closes_the_gap() {
 async fn state_is_the_same_where_only_the_finish_differs() {
     let base = "FROM readings GROUP BY device_id, tumble(event_time, INTERVAL '1 minute')";
     let with = async |select: &str, having: &str| {
-        let sql = format!("SELECT device_id, tumble(event_time, INTERVAL '1 minute') AS w, {select} {base} {having}");
+        let sql = format!(
+            "SELECT device_id, tumble(event_time, INTERVAL '1 minute') AS w, {select} {base} {having}"
+        );
         CompiledView::compile(def(&sql), "readings", &schema()).await.expect("compiles").fingerprint()
     };
     let plain = with("avg(n) AS a", "").await;
@@ -92,12 +94,16 @@ async fn state_is_the_same_where_only_the_finish_differs() {
 
 #[tokio::test]
 async fn a_view_over_a_view_has_the_state_of_the_lower_one() {
-    let minute = def("SELECT device_id, tumble(event_time, INTERVAL '1 minute') AS window_start, count(*) AS c, \
+    let minute =
+        def("SELECT device_id, tumble(event_time, INTERVAL '1 minute') AS window_start, count(*) AS c, \
                       max(temperature) AS hi FROM readings GROUP BY device_id, window_start");
-    let hour = def("SELECT device_id, tumble(window_start, INTERVAL '5 minutes') AS w, sum(c) AS c, max(hi) AS hi \
+    let hour =
+        def("SELECT device_id, tumble(window_start, INTERVAL '5 minutes') AS w, sum(c) AS c, max(hi) AS hi \
                     FROM v GROUP BY device_id, w");
     assert_eq!(source_of(&hour).expect("one table"), "v");
-    let upper = CompiledView::compile_over(hour, vec![minute.clone()], "readings", &schema()).await.expect("compiles");
+    let upper = CompiledView::compile_over(hour, vec![minute.clone()], "readings", &schema())
+        .await
+        .expect("compiles");
     let lower = CompiledView::compile(minute, "readings", &schema()).await.expect("compiles");
     assert_eq!(upper.fingerprint(), lower.fingerprint());
     let events = events(3, 120);
