@@ -129,7 +129,7 @@ impl WindowKind {
             }
             Self::Hop { slide, size, offset } => {
                 let last = floor_to(time, slide, offset);
-                let count = (time - last < size).then(|| (size - (time - last) - 1) / slide + 1).unwrap_or(0);
+                let count = if time - last < size { (size - (time - last) - 1) / slide + 1 } else { 0 };
                 for back in (0..count).rev() {
                     let start = last.saturating_sub(back * slide);
                     push(start, start.saturating_add(size));
