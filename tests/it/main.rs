@@ -8,4 +8,3 @@ mod lambda;
 mod reconnect;
 mod sql_surface;
 mod tidy;
-mod windows;
