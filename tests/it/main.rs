@@ -8,3 +8,4 @@ mod lambda;
 mod reconnect;
 mod sql_surface;
 mod tidy;
+mod windows;
