@@ -7,6 +7,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::functions::scalar_functions;
+use crate::planner;
 
 /// A session with our functions that runs in `partitions` parallel parts within the memory of `runtime`.
 ///
@@ -25,6 +26,8 @@ pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_optimizer_rules(planner::optimizer_rules())
+        .with_query_planner(Arc::new(planner::Planner))
         .build();
     let context = SessionContext::new_with_state(state);
     for function in scalar_functions() {
