@@ -3,8 +3,8 @@
 use datafusion::common::{DataFusionError, Result, plan_err};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, ExcludeSelectItem, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Join,
-    JoinConstraint, JoinOperator, ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind, TableFactor,
-    TableWithJoins, WildcardAdditionalOptions,
+    JoinConstraint, JoinOperator, ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    TableFactor, TableWithJoins, WildcardAdditionalOptions,
 };
 
 use super::names;
@@ -50,8 +50,12 @@ fn shown(from: &[TableWithJoins]) -> Option<Vec<SelectItem>> {
         for join in &tables.joins {
             use JoinOperator::{AsOf, CrossJoin, Inner, Join, Left, LeftOuter};
             match &join.join_operator {
-                Join(constraint) | Inner(constraint) | Left(constraint) | LeftOuter(constraint)
-                | CrossJoin(constraint) | AsOf { constraint, .. } => match constraint {
+                Join(constraint)
+                | Inner(constraint)
+                | Left(constraint)
+                | LeftOuter(constraint)
+                | CrossJoin(constraint)
+                | AsOf { constraint, .. } => match constraint {
                     JoinConstraint::Using(columns) => show(&join.relation, columns)?,
                     JoinConstraint::On(_) | JoinConstraint::None => show(&join.relation, &[])?,
                     JoinConstraint::Natural => return None,

@@ -78,7 +78,7 @@ async fn asof_join_with_using_shows_the_columns_once() {
     let context = prices().await;
     let sql = "SELECT * FROM trades ASOF JOIN quotes USING (k, t) ORDER BY t";
     assert_eq!(rows(&context, sql).await, ["x 4 11 101", "x 9 12 102"]);
-    let sql = "SELECT k, t, price FROM trades a ASOF LEFT JOIN quotes b USING (k, t) WHERE k = 'x' ORDER BY t NULLS FIRST";
+    let sql = "SELECT k, t, price FROM trades a ASOF LEFT JOIN quotes b USING (k, t) WHERE a.k = 'x' ORDER BY t NULLS FIRST";
     assert_eq!(rows(&context, sql).await, ["x  ", "x 1 ", "x 4 101", "x 9 102"]);
 }
 
