@@ -96,12 +96,12 @@ async fn tsbs(data: &Path) -> SessionContext {
         let columns: Vec<Field> =
             [Field::new("ms", DataType::Int64, true)].into_iter().chain(columns).collect();
         let schema = Arc::new(Schema::new(columns));
-        let file = std::fs::File::open(data.join(format!("{name}_20trucks_72h_60s.csv.gz"))).unwrap();
+        let file = std::fs::File::open(data.join(format!("{name}_20trucks_72h_60s.csv.gz"))).expect("a file");
         let reader = ReaderBuilder::new(schema.clone()).with_header(true);
-        let rows = reader.build(flate2::read::GzDecoder::new(file)).unwrap();
-        let rows: Vec<RecordBatch> = rows.map(|batch| batch.unwrap()).collect();
-        let table = MemTable::try_new(schema, vec![rows]).unwrap();
-        session.register_table(format!("{name}_csv"), Arc::new(table)).unwrap();
+        let rows = reader.build(flate2::read::GzDecoder::new(file)).expect("CSV");
+        let rows: Vec<RecordBatch> = rows.map(|batch| batch.expect("CSV")).collect();
+        let table = MemTable::try_new(schema, vec![rows]).expect("a table");
+        session.register_table(format!("{name}_csv"), Arc::new(table)).expect("a new name");
     }
     let same: Vec<String> =
         TAGS.split(", ").map(|tag| format!("(s.{tag} IS NOT DISTINCT FROM t.{tag})")).collect();
@@ -117,7 +117,7 @@ async fn tsbs(data: &Path) -> SessionContext {
         ));
     }
     for table in tables {
-        session.sql(&table).await.unwrap().collect().await.unwrap();
+        session.sql(&table).await.expect(&table).collect().await.expect(&table);
     }
     session
 }
@@ -151,8 +151,11 @@ fn cells(rows: &[RecordBatch]) -> Vec<Vec<String>> {
     let options = FormatOptions::default();
     let mut found = Vec::new();
     for batch in rows {
-        let columns: Vec<ArrayFormatter<'_>> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        let columns: Vec<ArrayFormatter<'_>> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).expect("printable"))
+            .collect();
         let row = |row: usize| columns.iter().map(|column| column.value(row).to_string()).collect();
         found.extend((0..batch.num_rows()).map(row));
     }
@@ -165,7 +168,8 @@ fn expected_cells(rows: &Value) -> Vec<Vec<String>> {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    rows.as_array().unwrap().iter().map(|row| row.as_array().unwrap().iter().map(cell).collect()).collect()
+    let array = |value: &Value| value.as_array().cloned().expect("an array");
+    array(rows).iter().map(|row| array(row).iter().map(cell).collect()).collect()
 }
 
 /// Rows in any order; numbers within the rounding of another order of addition.

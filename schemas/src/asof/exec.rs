@@ -22,6 +22,8 @@ use futures::stream;
 use super::AsofJoin;
 use super::merge::{Merge, Side};
 
+type Exprs = Vec<Arc<dyn PhysicalExpr>>;
+
 impl AsofJoin {
     /// The operator over the planned sides; `physical` makes an expression over a side's schema physical.
     pub(crate) fn physical(
@@ -63,7 +65,7 @@ struct AsofJoinExec {
     left: Arc<dyn ExecutionPlan>,
     right: Arc<dyn ExecutionPlan>,
     /// Keys, then the time, over each side.
-    by: (Vec<Arc<dyn PhysicalExpr>>, Vec<Arc<dyn PhysicalExpr>>),
+    by: (Exprs, Exprs),
     op: Operator,
     keeps_left: bool,
     properties: Arc<PlanProperties>,
@@ -73,7 +75,7 @@ impl AsofJoinExec {
     fn new(
         schema: SchemaRef,
         (left, right): (Arc<dyn ExecutionPlan>, Arc<dyn ExecutionPlan>),
-        by: (Vec<Arc<dyn PhysicalExpr>>, Vec<Arc<dyn PhysicalExpr>>),
+        by: (Exprs, Exprs),
         op: Operator,
         keeps_left: bool,
     ) -> Self {

@@ -154,8 +154,11 @@ fn row_numbers(query: &Query) -> Result<Option<(u64, u64)>> {
     Ok(Some((limits.0, limits.0.saturating_add(limits.1))))
 }
 
+/// Pairs of equal inner and outer expressions, and the other conditions.
+type Correlations = (Vec<(Expr, Expr)>, Vec<Expr>);
+
 /// The conditions `inner = outer`, and those that concern the inner tables alone.
-fn correlations(query: &Query, outer: &HashSet<String>) -> Result<(Vec<(Expr, Expr)>, Vec<Expr>)> {
+fn correlations(query: &Query, outer: &HashSet<String>) -> Result<Correlations> {
     let SetExpr::Select(select) = query.body.as_ref() else {
         return Err(unsupported("it is no plain SELECT"));
     };
