@@ -5,19 +5,23 @@
 //! object storage exactly once).
 
 pub mod alert;
+pub mod asof;
 pub mod batch;
 pub mod catalog;
 pub mod clock;
 pub mod control;
 pub mod error;
 pub mod functions;
+pub mod gapfill;
 pub mod layout;
 pub mod log;
 pub mod micro_batch;
+mod planner;
 pub mod position;
 pub mod raw;
 pub mod session;
 pub mod sql;
+pub mod sql_comfort;
 pub mod table;
 pub mod topic;
 pub mod view;

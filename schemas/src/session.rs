@@ -9,6 +9,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::functions::scalar_functions;
 use crate::window::ExpandWindows;
+use crate::planner;
 
 /// A session with our functions that runs in `partitions` parallel parts within the memory of `runtime`.
 ///
@@ -27,6 +28,8 @@ pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_optimizer_rules(planner::optimizer_rules())
+        .with_query_planner(Arc::new(planner::Planner))
         .build();
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(ExpandWindows)];
     rules.extend(state.analyzer().rules.iter().cloned());

@@ -1,6 +1,7 @@
 //! The whole line, tested from outside: one binary, one module per promise.
 
 mod alerts_stream;
+mod analyst_sql;
 mod crash;
 mod exactness;
 mod garbage;

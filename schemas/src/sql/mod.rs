@@ -20,10 +20,13 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
+use crate::sql_comfort;
+
 /// Reads one statement.
 pub fn parse(sql: &str) -> Result<Statement> {
+    let sql = sql_comfort::prepare(sql);
     let tokens =
-        Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_err(ParserError::from)?;
+        Tokenizer::new(&GenericDialect {}, &sql).tokenize_with_location().map_err(ParserError::from)?;
     let tokens = table_functions::rewrite(tokens)?;
     let mut statements = DFParserBuilder::new(tokens).build()?.parse_statements()?;
     let Some(mut statement) = statements.pop_front() else {
@@ -32,6 +35,7 @@ pub fn parse(sql: &str) -> Result<Statement> {
     if !statements.is_empty() {
         return plan_err!("there are {} statements; send one at a time", statements.len() + 1);
     }
+    sql_comfort::rewrite(&mut statement)?;
     rewrite(&mut statement)?;
     Ok(statement)
 }

@@ -227,6 +227,24 @@ async fn keys_and_windows_are_recognised() {
 }
 
 #[tokio::test]
+async fn windows_of_every_kind_can_be_a_key() {
+    const DAY_US: i64 = 86_400_000_000;
+    for (window, micros) in [
+        ("tumble(event_time, INTERVAL '1 hour', INTERVAL '-15 minutes')", Some(DAY_US / 24)),
+        ("tumble(event_time, '1 hour')", Some(DAY_US / 24)),
+        ("time_bucket('10 minutes', event_time)", Some(DAY_US / 144)),
+        ("time_bucket(INTERVAL '1 month', event_time)", Some(31 * DAY_US)),
+        // By a calendar it is the longest that counts, a day of 25 hours, say.
+        ("tumble(event_time, INTERVAL '1 day', 'Europe/Berlin')", Some(2 * DAY_US)),
+        ("tumble_end(event_time, INTERVAL '1 hour')", None),
+    ] {
+        let sql = format!("SELECT {window} AS w, count(*) AS n FROM readings GROUP BY w");
+        let view = CompiledView::compile(def(&sql), "readings", &schema()).await.expect(window);
+        assert_eq!(view.keys()[0].window_micros, micros, "{window}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_a_view_is_refused_with_a_reason() {
     for (sql, reason) in [
         ("SELECT device_id FROM readings", "no aggregation"),
@@ -247,6 +265,12 @@ async fn what_cannot_be_a_view_is_refused_with_a_reason() {
             "SELECT tumble(event_time, INTERVAL '1 month') AS w, count(*) FROM readings GROUP BY w",
             "fixed length",
         ),
+        (
+            "SELECT time_bucket_gapfill('1 minute', event_time) AS w, count(*) FROM readings GROUP BY w",
+            "time_bucket_gapfill() fills gaps",
+        ),
+        ("SELECT device_id, locf(count(*)) FROM readings GROUP BY device_id", "locf() fills gaps"),
+        ("SELECT interpolate(avg(n)) FROM readings", "interpolate() fills gaps"),
     ] {
         let error = CompiledView::compile(def(sql), "readings", &schema()).await.expect_err(sql).to_string();
         assert!(error.contains(reason), "{sql}: {error}");
