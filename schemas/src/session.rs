@@ -6,6 +6,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::aggregates::{aggregate_functions, state_functions};
 use crate::functions::scalar_functions;
 
 /// A session with our functions that runs in `partitions` parallel parts within the memory of `runtime`.
@@ -27,8 +28,11 @@ pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
         .with_default_features()
         .build();
     let context = SessionContext::new_with_state(state);
-    for function in scalar_functions() {
+    for function in scalar_functions().into_iter().chain(state_functions()) {
         context.register_udf(function.as_ref().clone());
+    }
+    for function in aggregate_functions() {
+        context.register_udaf(function.as_ref().clone());
     }
     context
 }

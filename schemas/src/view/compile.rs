@@ -448,6 +448,7 @@ fn aggregate_call(
     let Expr::AggregateFunction(AggregateFunction { func, params }) = plain else {
         return Err(Error::invalid(format!("`{expr}` is no plain aggregate function")));
     };
+    check_mergeable(func.name(), &params)?;
     let field_of = |expr: &Expr| -> Result<FieldRef> { Ok(expr.to_field(input)?.1) };
     let arguments = params
         .args
@@ -471,6 +472,27 @@ fn aggregate_call(
         return_field: field_of(expr)?,
     };
     Ok((call, params))
+}
+
+/// Refuses aggregates whose answer depends on the order in which rows happen to be read: batch and speed layer read
+/// them in different orders, and a recomputation in yet another.
+fn check_mergeable(name: &str, params: &AggregateFunctionParams) -> Result<()> {
+    let instead = match name {
+        "first_value" if params.order_by.is_empty() => {
+            "write first(value, event_time), or first_value(value ORDER BY event_time)"
+        }
+        "last_value" if params.order_by.is_empty() => {
+            "write last(value, event_time), or last_value(value ORDER BY event_time)"
+        }
+        "any_value" => "write first(value, event_time) or min(value)",
+        "array_agg" | "string_agg" | "nth_value" if params.order_by.is_empty() => {
+            "say the order within the call, as in array_agg(value ORDER BY event_time)"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(format!(
+        "{name}() depends on the order in which rows are read, so its state cannot be merged; {instead}"
+    )))
 }
 
 /// The value of an expression that needs no row.

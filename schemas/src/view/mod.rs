@@ -119,4 +119,6 @@ pub fn states_in_memory(schema: &SchemaRef, batches: Vec<RecordBatch>) -> DataFu
 }
 
 #[cfg(test)]
+mod merge_laws;
+#[cfg(test)]
 mod tests;
