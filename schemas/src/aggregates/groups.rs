@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -211,7 +211,10 @@ fn filtered(
     groups: &[usize],
     keep: &BooleanArray,
 ) -> Result<(Vec<ArrayRef>, Vec<usize>)> {
-    let keep = arrow::compute::prep_null_mask_filter(keep);
+    let keep = match keep.nulls() {
+        Some(nulls) => BooleanArray::new(keep.values() & nulls.inner(), None),
+        None => keep.clone(),
+    };
     let values = values.iter().map(|v| arrow::compute::filter(v, &keep)).collect::<Result<_, _>>()?;
     let kept = keep.values().set_indices().map(|row| groups[row]).collect();
     Ok((values, kept))

@@ -337,7 +337,7 @@ async fn functions_answer_as_documented() {
         ("histogram(temperature, 21.5, 23, 1)", "[2, 1, 2]"),
         ("approx_percentile(temperature, 0)", "20.125"),
         ("approx_percentile(energy, 0.5) FILTER (WHERE energy > 1000)", ""),
-        ("increase(energy, t) FILTER (WHERE status = 'off')", "0.0"),
+        ("increase(energy, t) FILTER (WHERE status = 'off')", "25.0"),
         ("first(energy, NULL)", ""),
         ("rate(energy, t) FILTER (WHERE energy = 5)", ""),
     ] {
@@ -399,7 +399,7 @@ async fn wrong_calls_say_what_is_right() {
         ("histogram(temperature, energy, 10, 5)", "constants"),
         ("mode(status, t)", "mode(status)"),
         ("slope(temperature, 5)", "slope(temperature, event_time)"),
-        ("mode(DISTINCT status)", "DISTINCT"),
+        ("mode(DISTINCT status) AS m, count(t)", "DISTINCT"),
         ("series_rate(temperature)", "a time_series"),
         ("sketch_percentile(percentile_sketch(temperature), 2.0)", "from 0 to 1"),
     ] {

@@ -474,9 +474,33 @@ fn aggregate_call(
     Ok((call, params))
 }
 
+/// The aggregates whose accumulators heed DISTINCT, or to which it makes no difference. Of the others DataFusion
+/// removes it by grouping twice, which a view cannot.
+const DISTINCT_IN_STATE: [&str; 14] = [
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "bool_and",
+    "bool_or",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "median",
+    "approx_distinct",
+    "array_agg",
+    "string_agg",
+];
+
 /// Refuses aggregates whose answer depends on the order in which rows happen to be read: batch and speed layer read
 /// them in different orders, and a recomputation in yet another.
 fn check_mergeable(name: &str, params: &AggregateFunctionParams) -> Result<()> {
+    if params.distinct && !DISTINCT_IN_STATE.contains(&name) {
+        return Err(Error::invalid(format!(
+            "{name}(DISTINCT ...) has no state that can be merged; leave DISTINCT out, or aggregate array_agg(DISTINCT ...) in the query that reads the view"
+        )));
+    }
     let instead = match name {
         "first_value" if params.order_by.is_empty() => {
             "write first(value, event_time), or first_value(value ORDER BY event_time)"
