@@ -13,11 +13,15 @@ use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::{BatchSchedule, Kind, ViewDef};
 use crate::layout::timestamp_type;
 use crate::session::small_context;
+use crate::view::CompiledView;
 
 const GROUPS: usize = 4;
 
@@ -364,6 +368,27 @@ async fn questions_of_one_state_are_one_aggregate() {
     for state in ["percentile_sketch(", "time_series(", "first(", "last("] {
         assert_eq!(aggregate.matches(state).count(), 1, "{aggregate}");
     }
+}
+
+#[tokio::test]
+async fn a_view_keeps_one_state_for_all_its_percentiles() {
+    let sql = "SELECT status, approx_percentile(temperature, 0.5) AS p50, approx_percentile(temperature, 0.99) AS p99, \
+               rate(energy, t) AS r, increase(energy, t) AS i FROM readings GROUP BY status";
+    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).expect("parses");
+    rewrite(&mut statements[0]).expect("rewrites");
+    let def = ViewDef {
+        kind: Kind::View,
+        name: "v".into(),
+        sql: statements[0].to_string(),
+        batch: BatchSchedule::default(),
+        retention: None,
+    };
+    let schema = readings().schema();
+    let view = CompiledView::compile(Arc::new(def), "readings", &schema).await.expect("compiles");
+    let states: Vec<&String> = view.state_schema().fields().iter().map(|f| f.name()).collect();
+    assert_eq!(states, ["status", "state_0", "state_1"]);
+    let outputs: Vec<&String> = view.output_schema().fields().iter().map(|f| f.name()).collect();
+    assert_eq!(outputs, ["status", "p50", "p99", "r", "i"]);
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 
-use super::combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
-use super::storage;
+use super::combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
+use super::{mergeable, storage};
 use crate::catalog::ViewDef;
 use crate::error::{Error, Result};
 use crate::session::small_context;
@@ -448,7 +448,7 @@ fn aggregate_call(
     let Expr::AggregateFunction(AggregateFunction { func, params }) = plain else {
         return Err(Error::invalid(format!("`{expr}` is no plain aggregate function")));
     };
-    check_mergeable(func.name(), &params)?;
+    mergeable::check(func.name(), &params)?;
     let field_of = |expr: &Expr| -> Result<FieldRef> { Ok(expr.to_field(input)?.1) };
     let arguments = params
         .args
@@ -460,7 +460,8 @@ fn aggregate_call(
         .iter()
         .map(|sort| {
             let options = SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first };
-            Ok((field_of(&sort.expr)?, options))
+            let argument = params.args.iter().position(|arg| *arg == sort.expr);
+            Ok(OrderBy { field: field_of(&sort.expr)?, options, argument })
         })
         .collect::<Result<Vec<_>>>()?;
     let call = AggregateCall {
@@ -472,51 +473,6 @@ fn aggregate_call(
         return_field: field_of(expr)?,
     };
     Ok((call, params))
-}
-
-/// The aggregates whose accumulators heed DISTINCT, or to which it makes no difference. Of the others DataFusion
-/// removes it by grouping twice, which a view cannot.
-const DISTINCT_IN_STATE: [&str; 14] = [
-    "count",
-    "sum",
-    "avg",
-    "min",
-    "max",
-    "bool_and",
-    "bool_or",
-    "bit_and",
-    "bit_or",
-    "bit_xor",
-    "median",
-    "approx_distinct",
-    "array_agg",
-    "string_agg",
-];
-
-/// Refuses aggregates whose answer depends on the order in which rows happen to be read: batch and speed layer read
-/// them in different orders, and a recomputation in yet another.
-fn check_mergeable(name: &str, params: &AggregateFunctionParams) -> Result<()> {
-    if params.distinct && !DISTINCT_IN_STATE.contains(&name) {
-        return Err(Error::invalid(format!(
-            "{name}(DISTINCT ...) has no state that can be merged; leave DISTINCT out, or aggregate array_agg(DISTINCT ...) in the query that reads the view"
-        )));
-    }
-    let instead = match name {
-        "first_value" if params.order_by.is_empty() => {
-            "write first(value, event_time), or first_value(value ORDER BY event_time)"
-        }
-        "last_value" if params.order_by.is_empty() => {
-            "write last(value, event_time), or last_value(value ORDER BY event_time)"
-        }
-        "any_value" => "write first(value, event_time) or min(value)",
-        "array_agg" | "string_agg" | "nth_value" if params.order_by.is_empty() => {
-            "say the order within the call, as in array_agg(value ORDER BY event_time)"
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::invalid(format!(
-        "{name}() depends on the order in which rows are read, so its state cannot be merged; {instead}"
-    )))
 }
 
 /// The value of an expression that needs no row.

@@ -99,6 +99,8 @@ const CALLS: &[(&str, Outcome)] = &[
     ("array_agg(n)", Refused("ORDER BY")),
     ("array_agg(DISTINCT n)", Refused("ORDER BY")),
     ("string_agg(s, ',' ORDER BY s)", Exact),
+    ("string_agg(DISTINCT s, ',' ORDER BY s DESC)", Exact),
+    ("percentile_cont(DISTINCT 0.3) WITHIN GROUP (ORDER BY v)", Exact),
     ("string_agg(s, ',')", Refused("ORDER BY")),
     ("first_value(n ORDER BY t, n)", Exact),
     ("first_value(n)", Refused("first(value, event_time)")),

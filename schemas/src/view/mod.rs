@@ -13,6 +13,7 @@
 
 mod combinators;
 mod compile;
+mod mergeable;
 mod run;
 pub mod storage;
 
@@ -24,7 +25,7 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
-pub use combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
+pub use combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
 pub use compile::{CompiledView, KeyColumn, source_of};
 pub use run::{BatchPlan, plan_over_batches};
 
