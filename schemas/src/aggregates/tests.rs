@@ -260,7 +260,7 @@ proptest! {
             parts.update_batch(&rest, &later, Some(&none), GROUPS - first).expect("updates");
             let tail = parts.evaluate(EmitTo::All).expect("evaluates");
             let both = concat(&[head.as_ref(), tail.as_ref()]).expect("concatenates");
-            case.check(&[both], &[whole.clone()], "in two parts");
+            case.check(&[both], std::slice::from_ref(&whole), "in two parts");
 
             let states = case.vectorised().convert_to_state(&arguments, Some(&keep)).expect("converts");
             let mut merged = case.vectorised();
