@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int64Array, ListArray};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -48,7 +49,7 @@ impl Finisher {
     fn wrong<T>(&self, got: &[DataType]) -> Result<T> {
         let (takes, example) = match self.answer {
             Answer::Percentile => (
-                "a percentile_sketch and a share from 0 to 1".to_owned(),
+                "a percentile_sketch and a share from 0 to 1, or a list of shares".to_owned(),
                 "approx_percentile(temperature, 0.95)".to_owned(),
             ),
             Answer::TimeWeightedAvg => (
@@ -80,8 +81,12 @@ impl ScalarUDFImpl for Finisher {
         &self.signature
     }
 
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(if self.answer == Answer::CounterResets { DataType::Int64 } else { DataType::Float64 })
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        Ok(match (self.answer, arg_types) {
+            (Answer::CounterResets, _) => DataType::Int64,
+            (Answer::Percentile, [_, shares]) if shares.is_list() => shares.clone(),
+            _ => DataType::Float64,
+        })
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
@@ -89,6 +94,13 @@ impl ScalarUDFImpl for Finisher {
         match (self.answer, arg_types) {
             (Answer::Percentile, [state, q]) if is_state(state) && is_number(q) => {
                 Ok(vec![DataType::Binary, DataType::Float64])
+            }
+            (
+                Answer::Percentile,
+                [state, DataType::List(q) | DataType::LargeList(q) | DataType::FixedSizeList(q, _)],
+            ) if is_state(state) && is_number(q.data_type()) => {
+                let doubles = Field::new_list_field(DataType::Float64, true);
+                Ok(vec![DataType::Binary, DataType::List(Arc::new(doubles))])
             }
             (Answer::TimeWeightedAvg, [state, between])
                 if is_state(state) && (between.is_string() || between.is_null()) =>
@@ -127,23 +139,40 @@ impl ScalarUDFImpl for Finisher {
     }
 }
 
+/// One share per row, or a list of shares per row.
 fn percentiles(sketches: &ArrayRef, shares: &ArrayRef) -> Result<ArrayRef> {
-    let shares = shares.as_primitive::<Float64Type>();
     let sketches = sketches.as_binary::<i32>();
-    let answers = sketches.iter().zip(shares).map(|(sketch, q)| {
-        if let Some(q) = q
-            && !(0.0..=1.0).contains(&q)
-        {
-            return exec_err!(
-                "a percentile is a share from 0 to 1, not {q}; write approx_percentile(temperature, 0.95) for the 95th"
-            );
+    let Some(lists) = shares.as_list_opt::<i32>() else {
+        let shares = shares.as_primitive::<Float64Type>();
+        let answers = sketches.iter().zip(shares).map(|(sketch, q)| percentile_of(sketch, q));
+        return Ok(Arc::new(answers.collect::<Result<Float64Array>>()?));
+    };
+    let shares = lists.values().as_primitive::<Float64Type>();
+    let mut answers = Float64Builder::with_capacity(shares.len());
+    for (row, sketch) in sketches.iter().enumerate() {
+        let (from, to) = (lists.value_offsets()[row] as usize, lists.value_offsets()[row + 1] as usize);
+        for i in from..to {
+            answers.append_option(percentile_of(sketch, shares.is_valid(i).then(|| shares.value(i)))?);
         }
-        match (sketch, q) {
-            (Some(sketch), Some(q)) => percentile(sketch, q),
-            _ => Ok(None),
-        }
-    });
-    Ok(Arc::new(answers.collect::<Result<Float64Array>>()?))
+    }
+    let field = Arc::new(Field::new_list_field(DataType::Float64, true));
+    let nulls = NullBuffer::union(lists.nulls(), sketches.nulls());
+    let offsets = OffsetBuffer::from_lengths(lists.offsets().lengths());
+    Ok(Arc::new(ListArray::try_new(field, offsets, Arc::new(answers.finish()), nulls)?))
+}
+
+fn percentile_of(sketch: Option<&[u8]>, share: Option<f64>) -> Result<Option<f64>> {
+    if let Some(q) = share
+        && !(0.0..=1.0).contains(&q)
+    {
+        return exec_err!(
+            "a percentile is a share from 0 to 1, not {q}; write approx_percentile(temperature, 0.95) for the 95th"
+        );
+    }
+    match (sketch, share) {
+        (Some(sketch), Some(q)) => percentile(sketch, q),
+        _ => Ok(None),
+    }
 }
 
 fn of_series(series: &ArrayRef, measure: impl Fn(&[Point]) -> Option<f64>) -> Result<ArrayRef> {

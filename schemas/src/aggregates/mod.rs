@@ -41,6 +41,10 @@ pub use sketch::RELATIVE_ERROR;
 
 use groups::Udaf;
 
+/// The version of all states here. State of another version is recomputed from raw, so it is to be raised when an
+/// encoding or the meaning of a state changes.
+pub(crate) const STATE_VERSION: u8 = 1;
+
 /// All aggregate functions, to be registered.
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
     vec![

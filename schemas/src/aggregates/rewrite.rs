@@ -43,7 +43,7 @@ const SHARED: [Shared; 6] = [
         state_arguments: 1,
         finish: "sketch_percentile",
         arguments: (2, 2),
-        takes: "a number and a share from 0 to 1",
+        takes: "a number and a share from 0 to 1, or a list of shares",
         example: "approx_percentile(temperature, 0.95)",
     },
     series("increase", "series_increase", "increase(energy, event_time)"),

@@ -15,12 +15,11 @@ use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use datafusion::common::Result;
 use datafusion::logical_expr::function::AccumulatorArgs;
 
+use super::STATE_VERSION;
 use super::arena::Arena;
 use super::arguments::number_and_time;
 use super::bytes::{Reader, put, unzigzag, zigzag};
 use super::groups::{Definition, GroupStates};
-
-const VERSION: u8 = 1;
 
 /// A value at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -47,7 +46,7 @@ fn tidy(points: &mut [Point]) -> &[Point] {
 /// Writes points that are [`tidy`]: version, then per point its distance in time and its value.
 fn encode(points: &[Point], out: &mut Vec<u8>) {
     out.clear();
-    out.push(VERSION);
+    out.push(STATE_VERSION);
     let mut last = None;
     for point in points {
         match last {
@@ -62,7 +61,7 @@ fn encode(points: &[Point], out: &mut Vec<u8>) {
 /// Reads a series into `points`.
 pub(super) fn decode(series: &[u8], points: &mut Vec<Point>) -> Result<()> {
     points.clear();
-    let mut reader = Reader::open("time series", series, VERSION)?;
+    let mut reader = Reader::open("time series", series, STATE_VERSION)?;
     let mut last = None;
     while !reader.is_empty() {
         let number = reader.next()?;

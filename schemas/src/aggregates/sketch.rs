@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::function::AccumulatorArgs;
 
+use super::STATE_VERSION;
 use super::arguments::{is_number, wrong};
 use super::bytes::{Reader, put, unzigzag, zigzag};
 use super::counts::Counts;
@@ -30,7 +31,6 @@ const IGNORED_BITS: u32 = 46;
 const SMALLEST: i32 = 1 << 6;
 /// The key of infinity.
 const INFINITE: i32 = 2047 << 6;
-const VERSION: u8 = 1;
 
 /// The bucket of a value that is not NaN. Keys are in the order of values.
 fn key(value: f64) -> i32 {
@@ -56,7 +56,7 @@ fn middle(key: i32) -> f64 {
 /// other than 1 follows). About one byte per value while values are few, two per bucket afterwards.
 fn encode(counts: &[(i32, u64)], out: &mut Vec<u8>) {
     out.clear();
-    out.push(VERSION);
+    out.push(STATE_VERSION);
     put(out, counts.iter().map(|(_, count)| *count).sum());
     let mut last = None;
     for (key, count) in counts {
@@ -81,7 +81,7 @@ struct Buckets<'a> {
 
 impl<'a> Buckets<'a> {
     fn open(sketch: &'a [u8]) -> Result<Self> {
-        let mut reader = Reader::open("percentile sketch", sketch, VERSION)?;
+        let mut reader = Reader::open("percentile sketch", sketch, STATE_VERSION)?;
         Ok(Self { total: reader.next()?, reader, last: None })
     }
 

@@ -119,6 +119,7 @@ impl CompiledView {
         hash.update(self.def.sql.trim());
         hash.update(format!("{:?}", self.storage_schema));
         hash.update(datafusion::DATAFUSION_VERSION);
+        hash.update([crate::aggregates::STATE_VERSION]);
         let digest = hash.finalize();
         i64::from_le_bytes(digest[..8].try_into().expect("eight bytes")) & i64::MAX
     }
