@@ -11,7 +11,7 @@
 //! ```
 //!
 //! On the left the aggregates, in the middle what their state is, on the right the functions that are answered from
-//! it. A query that asks several of these computes the state once: [`rewrite`] turns the calls into a scalar function
+//! it. A query that asks several of these computes the state once: [`rewrite()`] turns the calls into a scalar function
 //! over the shared aggregate. `docs/aggregates.md` tells users about them.
 //!
 //! All are built on `groups::GroupStates`, the states of many groups at once; start there. Merging is associative

@@ -5,7 +5,7 @@
 //! answers exact when an event comes late and falls between two that were counted already; any summary would have to
 //! guess there.
 //!
-//! Memory: 24 bytes per row while rows are gathered. A state has 8 bytes per point and its distance in time to the
+//! Memory: 20 bytes per row while rows are gathered. A state has 8 bytes per point and its distance in time to the
 //! point before, 3 to 4 bytes for distances of seconds: less than the 16 bytes of the two numbers.
 
 use std::sync::Arc;
