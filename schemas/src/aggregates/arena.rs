@@ -35,6 +35,10 @@ impl<T: Copy + Default> Arena<T> {
         self.items.len()
     }
 
+    pub(super) fn items_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.items.iter_mut()
+    }
+
     pub(super) fn clear(&mut self) {
         self.groups.clear();
         self.items.clear();

@@ -72,6 +72,13 @@ impl Counts {
         }
     }
 
+    /// Drops what was counted and keeps the groups.
+    pub(super) fn clear(&mut self) {
+        self.single.clear();
+        self.counted.clear();
+        self.limit = 0;
+    }
+
     pub(super) fn forget(&mut self, n: usize) {
         self.groups -= n;
         self.single.forget(n);

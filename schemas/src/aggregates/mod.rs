@@ -64,4 +64,6 @@ pub fn state_functions() -> Vec<Arc<ScalarUDF>> {
 }
 
 #[cfg(test)]
-mod tests;
+mod answers;
+#[cfg(test)]
+mod laws;

@@ -1,26 +1,9 @@
-//! `percentile_sketch(value)`: the distribution of a group's values, from which any percentile is read.
-//!
-//! Values are counted in buckets whose bounds grow with the value: 64 equal steps from each power of two to the
-//! next, as an HDR histogram has them. A bucket answers by its middle, so the relative error is at most
-//! **1/128 (0.79%)** for every finite value of at least 2.3e-308 in size; smaller ones count as zero. In IEEE 754 the
-//! bucket of a value is its sign, exponent and six bits of its mantissa: the upper bits of the number as it stands.
-//!
-//! Few or many values, the sketch is the same thing: keys and counts, in ascending order. So merging is adding
-//! counts, exact in any order, and equal values have equal bytes. DDSketch (Masson, Rim, Lee; VLDB 2019) proves
-//! the error bound for such buckets.
+//! Buckets of doubles, a sketch's bytes, and percentiles from them.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder};
-use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::{Result, exec_err};
-use datafusion::logical_expr::function::AccumulatorArgs;
 
-use super::STATE_VERSION;
-use super::arguments::{is_number, wrong};
-use super::bytes::{Reader, put, unzigzag, zigzag};
-use super::counts::Counts;
-use super::groups::{Definition, GroupStates};
+use crate::aggregates::STATE_VERSION;
+use crate::aggregates::bytes::{Reader, put, unzigzag, zigzag};
 
 /// The largest relative error of a percentile.
 pub const RELATIVE_ERROR: f64 = 1.0 / 128.0;
@@ -33,7 +16,7 @@ const SMALLEST: i32 = 1 << 6;
 const INFINITE: i32 = 2047 << 6;
 
 /// The bucket of a value that is not NaN. Keys are in the order of values.
-fn key(value: f64) -> i32 {
+pub(super) fn key(value: f64) -> i32 {
     let size = (value.abs().to_bits() >> IGNORED_BITS) as i32;
     match size {
         ..SMALLEST => 0,
@@ -54,7 +37,7 @@ fn middle(key: i32) -> f64 {
 
 /// Writes a sketch: version, total count, then per key its distance from the last (times two, plus one if a count
 /// other than 1 follows). About one byte per value while values are few, two per bucket afterwards.
-fn encode(counts: &[(i32, u64)], out: &mut Vec<u8>) {
+pub(super) fn encode(counts: &[(i32, u64)], out: &mut Vec<u8>) {
     out.clear();
     out.push(STATE_VERSION);
     put(out, counts.iter().map(|(_, count)| *count).sum());
@@ -73,19 +56,20 @@ fn encode(counts: &[(i32, u64)], out: &mut Vec<u8>) {
 }
 
 /// A sketch that is read key by key.
-struct Buckets<'a> {
+#[derive(Debug)]
+pub(super) struct Buckets<'a> {
     reader: Reader<'a>,
     total: u64,
     last: Option<i32>,
 }
 
 impl<'a> Buckets<'a> {
-    fn open(sketch: &'a [u8]) -> Result<Self> {
+    pub(super) fn open(sketch: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::open("percentile sketch", sketch, STATE_VERSION)?;
         Ok(Self { total: reader.next()?, reader, last: None })
     }
 
-    fn next(&mut self) -> Result<Option<(i32, u64)>> {
+    pub(super) fn next(&mut self) -> Result<Option<(i32, u64)>> {
         if self.reader.is_empty() {
             return Ok(None);
         }
@@ -105,7 +89,7 @@ impl<'a> Buckets<'a> {
 
 /// The value below which the share `q` (0 to 1) of the values lies: that of rank `floor(q * (n - 1))`, from 0.
 /// None of an empty sketch.
-pub(super) fn percentile(sketch: &[u8], q: f64) -> Result<Option<f64>> {
+pub(in crate::aggregates) fn percentile(sketch: &[u8], q: f64) -> Result<Option<f64>> {
     let mut buckets = Buckets::open(sketch)?;
     let rank = (q * buckets.total.saturating_sub(1) as f64).floor() as u64;
     let mut below = 0u64;
@@ -118,110 +102,12 @@ pub(super) fn percentile(sketch: &[u8], q: f64) -> Result<Option<f64>> {
     Ok(None)
 }
 
-/// The aggregate.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct PercentileSketch;
-
-impl Definition for PercentileSketch {
-    fn name(&self) -> &'static str {
-        "percentile_sketch"
-    }
-
-    fn coerce(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
-        match arguments {
-            [value] if is_number(value) => Ok(vec![DataType::Float64]),
-            _ => wrong(self.name(), "one number", "percentile_sketch(temperature)", arguments),
-        }
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Binary)
-    }
-
-    fn state(&self, _: &[DataType]) -> Vec<(&'static str, DataType)> {
-        vec![("sketch", DataType::Binary)]
-    }
-
-    fn groups(&self, _: &AccumulatorArgs) -> Result<Box<dyn GroupStates>> {
-        Ok(Box::new(Sketches::default()))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Sketches {
-    counts: Counts,
-}
-
-impl GroupStates for Sketches {
-    fn resize(&mut self, groups: usize) {
-        self.counts.resize(groups);
-    }
-
-    fn update(&mut self, values: &[ArrayRef], groups: &[usize]) -> Result<()> {
-        let values = values[0].as_primitive::<Float64Type>();
-        if values.null_count() == 0 && !values.values().iter().any(|v| v.is_nan()) {
-            self.counts.extend(groups, values.values().iter().map(|v| key(*v)));
-        } else {
-            for (value, group) in values.iter().zip(groups) {
-                if let Some(value) = value
-                    && !value.is_nan()
-                {
-                    self.counts.add(*group, key(value));
-                }
-            }
-        }
-        self.counts.settle();
-        Ok(())
-    }
-
-    fn merge(&mut self, states: &[ArrayRef], groups: &[usize]) -> Result<()> {
-        for (sketch, group) in states[0].as_binary::<i32>().iter().zip(groups) {
-            let Some(sketch) = sketch else { continue };
-            let mut buckets = Buckets::open(sketch)?;
-            while let Some((key, count)) = buckets.next()? {
-                self.counts.add_many(*group, key, count);
-            }
-        }
-        self.counts.settle();
-        Ok(())
-    }
-
-    fn states(&mut self, n: usize) -> Result<Vec<ArrayRef>> {
-        Ok(vec![self.values(n)?])
-    }
-
-    fn values(&mut self, n: usize) -> Result<ArrayRef> {
-        let mut sketches = BinaryBuilder::with_capacity(n, n * 32);
-        let mut bytes = Vec::new();
-        self.counts.each(n, |_, counts| {
-            if counts.is_empty() {
-                sketches.append_null();
-            } else {
-                encode(counts, &mut bytes);
-                sketches.append_value(&bytes);
-            }
-        });
-        Ok(Arc::new(sketches.finish()))
-    }
-
-    fn forget(&mut self, n: usize) {
-        self.counts.forget(n);
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self) + self.counts.size()
-    }
-
-    fn fresh(&self) -> Box<dyn GroupStates> {
-        Box::new(Self::default())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::aggregates::counts::Counts;
 
     #[test]
     fn a_bucket_answers_within_the_stated_error_at_every_size() {
