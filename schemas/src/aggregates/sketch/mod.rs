@@ -78,6 +78,16 @@ impl Sketches {
         });
         outcome
     }
+
+    /// Leaves one sketch per group.
+    fn compact(&mut self) -> Result<()> {
+        let mut merged = Runs::default();
+        self.each(self.groups, |group, sketch| merged.push(group, sketch))?;
+        merged.settled();
+        self.runs = merged;
+        self.counts.clear();
+        Ok(())
+    }
 }
 
 impl GroupStates for Sketches {
@@ -110,11 +120,7 @@ impl GroupStates for Sketches {
             }
         }
         if self.runs.are_many(self.groups) {
-            let mut merged = Runs::default();
-            self.each(self.groups, |group, sketch| merged.push(group, sketch))?;
-            merged.settled();
-            self.runs = merged;
-            self.counts.clear();
+            self.compact()?;
         }
         Ok(())
     }
@@ -144,5 +150,45 @@ impl GroupStates for Sketches {
 
     fn fresh(&self) -> Box<dyn GroupStates> {
         Box::new(Self::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Float64Array;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fed(values: &[f64], groups: &[usize]) -> Sketches {
+        let mut sketches = Sketches::default();
+        sketches.resize(3);
+        let values: ArrayRef = Arc::new(Float64Array::from(values.to_vec()));
+        sketches.update(&[values], groups).expect("updates");
+        sketches
+    }
+
+    proptest! {
+        #[test]
+        fn compacting_at_any_time_changes_nothing(
+            parts in prop::collection::vec((prop::collection::vec((-9.0f64..9.0, 0usize..3), 0..30), any::<bool>()), 1..8),
+        ) {
+            let rows = |part: &[(f64, usize)]| -> (Vec<f64>, Vec<usize>) { part.iter().copied().unzip() };
+            let (values, groups) = rows(&parts.iter().flat_map(|(part, _)| part.clone()).collect::<Vec<_>>());
+            let mut expected = fed(&values, &groups);
+            let mut sketches = fed(&[], &[]);
+            for (part, compact) in &parts {
+                let (values, groups) = rows(part);
+                if *compact {
+                    let values: ArrayRef = Arc::new(Float64Array::from(values));
+                    sketches.update(&[values], &groups).expect("updates");
+                    sketches.compact().expect("compacts");
+                } else {
+                    let state = fed(&values, &groups).states(3).expect("a state");
+                    sketches.merge(&state, &[0, 1, 2]).expect("merges");
+                }
+            }
+            prop_assert_eq!(&sketches.values(3).expect("values"), &expected.values(3).expect("values"));
+        }
     }
 }
