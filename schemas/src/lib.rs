@@ -4,6 +4,7 @@
 //! and speed meet), then [`view`] (how one SQL text becomes mergeable state), then [`table`] (how rows reach
 //! object storage exactly once).
 
+pub mod aggregates;
 pub mod alert;
 pub mod asof;
 pub mod batch;

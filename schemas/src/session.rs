@@ -7,6 +7,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::aggregates::{aggregate_functions, state_functions};
 use crate::functions::scalar_functions;
 use crate::window::ExpandWindows;
 use crate::planner;
@@ -35,8 +36,12 @@ pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
     rules.extend(state.analyzer().rules.iter().cloned());
     let state = SessionStateBuilder::from(state).with_analyzer_rules(rules).build();
     let context = SessionContext::new_with_state(state);
-    for function in scalar_functions().into_iter().chain(crate::window::functions()) {
+    let scalars = scalar_functions().into_iter().chain(crate::window::functions()).chain(state_functions());
+    for function in scalars {
         context.register_udf(function.as_ref().clone());
+    }
+    for function in aggregate_functions() {
+        context.register_udaf(function.as_ref().clone());
     }
     context
 }

@@ -27,7 +27,10 @@ name: by_minute
 sql: |
   SELECT device_id, tumble(event_time, INTERVAL '1 minute') AS window_start, count(*) AS c, sum(n) AS s,
          min(temperature) AS lo, max(temperature) AS hi, avg(temperature) AS mean,
-         count(DISTINCT status) AS kinds, last_value(n ORDER BY event_time, n) AS last_n
+         count(DISTINCT status) AS kinds, last_value(n ORDER BY event_time, n) AS last_n,
+         last(status, event_time) AS newest, mode(status) AS mode, slope(temperature, event_time) AS slope,
+         sketch_percentile(percentile_sketch(temperature), 0.9) AS p90,
+         series_increase(time_series(n, event_time)) AS grown, histogram(n, 0, 100, 4)[2] AS low
   FROM readings GROUP BY device_id, window_start
 batch: {every: 1d}
 ---

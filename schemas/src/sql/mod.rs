@@ -2,7 +2,8 @@
 //!
 //! DataFusion plans standard SQL. Users of streaming engines write more than that: window table functions
 //! (`FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), ...))`), window functions in `GROUP BY` (`hop(ts, ...)`,
-//! `session(ts, ...)`) with `window_end` beside them. This front end turns them into functions that the planner can
+//! `session(ts, ...)`) with `window_end` beside them, several questions to one aggregate state
+//! ([`crate::aggregates`]), `ASOF JOIN` and `LATERAL` with `LIMIT` ([`crate::sql_comfort`]). This front end turns them into functions that the planner can
 //! type; what these mean is the business of [`crate::window`]. It works on tokens and on the syntax tree, so that
 //! errors point at what the user wrote.
 
@@ -20,7 +21,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
-use crate::sql_comfort;
+use crate::{aggregates, sql_comfort};
 
 /// Reads one statement.
 pub fn parse(sql: &str) -> Result<Statement> {
@@ -51,6 +52,7 @@ fn rewrite(statement: &mut Statement) -> Result<()> {
         Statement::Explain(explain) => return rewrite(&mut explain.statement),
         _ => return Ok(()),
     };
+    aggregates::rewrite(statement)?;
     match VisitMut::visit(statement.as_mut(), &mut group_windows::GroupWindows) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(why) => Err(DataFusionError::Plan(why)),

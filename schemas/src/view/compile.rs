@@ -17,10 +17,10 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::Analyzer;
 
-use super::combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
+use super::combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
 use super::groups::{GroupColumn, KeyColumn, group_columns, key_columns};
 use super::normal::{EVENTS, NormalForm, check_output, normalize};
-use super::storage;
+use super::{mergeable, storage};
 use crate::catalog::ViewDef;
 use crate::error::{Error, Result};
 use crate::layout::timestamp_type;
@@ -168,6 +168,7 @@ impl CompiledView {
         }
         hash.update(format!("{:?}{:?}{:?}", self.window, self.input_schema, self.storage_schema));
         hash.update(datafusion::DATAFUSION_VERSION);
+        hash.update([crate::aggregates::STATE_VERSION]);
         let digest = hash.finalize();
         i64::from_le_bytes(digest[..8].try_into().expect("eight bytes")) & i64::MAX
     }
@@ -502,6 +503,7 @@ fn aggregate_call(expr: &Expr, input: &DFSchema) -> Result<(AggregateCall, Aggre
     let Expr::AggregateFunction(AggregateFunction { func, params }) = plain else {
         return Err(Error::invalid(format!("`{expr}` is no plain aggregate function")));
     };
+    mergeable::check(func.name(), &params)?;
     let field_of = |expr: &Expr| -> Result<FieldRef> { Ok(expr.to_field(input)?.1) };
     let arguments = params
         .args
@@ -513,7 +515,8 @@ fn aggregate_call(expr: &Expr, input: &DFSchema) -> Result<(AggregateCall, Aggre
         .iter()
         .map(|sort| {
             let options = SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first };
-            Ok((field_of(&sort.expr)?, options))
+            let argument = params.args.iter().position(|arg| *arg == sort.expr);
+            Ok(OrderBy { field: field_of(&sort.expr)?, options, argument })
         })
         .collect::<Result<Vec<_>>>()?;
     let call = AggregateCall {

@@ -14,6 +14,7 @@
 mod combinators;
 mod compile;
 mod groups;
+mod mergeable;
 mod normal;
 mod run;
 pub mod storage;
@@ -26,7 +27,7 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
-pub use combinators::{AggregateCall, Argument, Emit, merge_of, state_of};
+pub use combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
 pub use compile::{CompiledView, lineage, source_of};
 pub use groups::{GroupColumn, GroupRole, KeyColumn};
 pub use run::{BatchPlan, plan_over_batches};
@@ -116,5 +117,7 @@ pub fn states_in_memory(schema: &SchemaRef, batches: Vec<RecordBatch>) -> DataFu
     LogicalPlanBuilder::scan("states", source, None)?.project(crate::view::compile::columns(schema))?.build()
 }
 
+#[cfg(test)]
+mod merge_laws;
 #[cfg(test)]
 mod tests;
