@@ -9,8 +9,8 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::aggregates::{aggregate_functions, state_functions};
 use crate::functions::scalar_functions;
-use crate::window::ExpandWindows;
 use crate::planner;
+use crate::window::ExpandWindows;
 
 /// A session with our functions that runs in `partitions` parallel parts within the memory of `runtime`.
 ///

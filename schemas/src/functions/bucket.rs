@@ -20,6 +20,11 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
     [Kind::Tumble, Kind::TumbleEnd, Kind::TimeBucket].into_iter().map(udf).collect()
 }
 
+/// A call of `time_bucket`.
+pub(crate) fn time_bucket(args: Vec<Expr>) -> Expr {
+    udf(Kind::TimeBucket).call(args)
+}
+
 /// The start of the window that `time` lies in; lengths in microseconds.
 pub(crate) fn tumble_micros(time: Expr, size: i64, offset: i64) -> Expr {
     let interval = |micros: i64| {

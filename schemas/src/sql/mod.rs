@@ -52,7 +52,7 @@ fn rewrite(statement: &mut Statement) -> Result<()> {
         Statement::Explain(explain) => return rewrite(&mut explain.statement),
         _ => return Ok(()),
     };
-    aggregates::rewrite(statement)?;
+    aggregates::rewrite(statement).map_err(|e| DataFusionError::Plan(e.to_string()))?;
     match VisitMut::visit(statement.as_mut(), &mut group_windows::GroupWindows) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(why) => Err(DataFusionError::Plan(why)),

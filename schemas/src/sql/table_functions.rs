@@ -102,7 +102,9 @@ impl Call<'_> {
                 column
             }
             _ => {
-                return Err(wrong("the second argument must name the time column, as DESCRIPTOR(event_time)"));
+                return Err(wrong(
+                    "the second argument must name the time column, as DESCRIPTOR(event_time)",
+                ));
             }
         };
         let (table, keys) = self.table(table).map_err(|why| wrong(&why))?;
