@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, publish, query, replay,
+    alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, late, publish, query, replay,
     serve, simulate, status, validate, verify,
 };
 use crate::exit::Failure;
@@ -60,6 +60,8 @@ pub enum Command {
     Alerts(alerts::AlertsArgs),
     /// Look at messages that could not be decoded.
     Dead(dead::DeadArgs),
+    /// Look at events that came late, or from too far in the future.
+    Late(late::LateArgs),
     /// Send one MQTT message.
     Publish(publish::PublishArgs),
     /// Send the traffic of a simulated fleet.
@@ -190,6 +192,7 @@ mod tests {
             "iotctl alerts watch",
             "iotctl dead list --limit 5",
             "iotctl dead show n1:7",
+            "iotctl late list --stream readings --device a --limit 5",
             "iotctl publish devices/a/telemetry {} --qos 1 --retain",
             "iotctl simulate --devices 5 --rate 100 --for 2s --seed 1",
             "iotctl replay f.csv --speed 60 --topic devices/{name}/telemetry --limit 5 --shuffle-late 0.2 --seed 3",

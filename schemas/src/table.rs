@@ -16,12 +16,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
+use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, MetadataExt, StructType, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
-use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
@@ -367,7 +367,8 @@ impl Table {
 
     /// Deletes log entries that no reader needs any longer. What fails now is tried again at the next checkpoint.
     async fn trim_log(&self, snapshot: &TableSnapshot) {
-        let written = snapshot.delta.snapshot().ok().and_then(|state| state.version_timestamp(snapshot.version()));
+        let written =
+            snapshot.delta.snapshot().ok().and_then(|state| state.version_timestamp(snapshot.version()));
         let Some(now) = written else { return };
         let cutoff = {
             let mut checkpoints = self.checkpoints.lock();

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod describe;
 pub mod diff;
 pub mod get;
+pub mod late;
 pub mod publish;
 pub mod query;
 pub mod replay;
@@ -42,6 +43,7 @@ impl Command {
             Self::Verify(args) => verify::run(args).await,
             Self::Alerts(args) => alerts::run(args).await,
             Self::Dead(args) => dead::run(args).await,
+            Self::Late(args) => late::run(args).await,
             Self::Publish(args) => publish::run(args).await,
             Self::Simulate(args) => simulate::run(args).await,
             Self::Replay(args) => replay::run(args).await,
