@@ -2,6 +2,7 @@
 
 mod alerts_stream;
 mod crash;
+mod event_time;
 mod exactness;
 mod garbage;
 mod lambda;

@@ -73,7 +73,7 @@ impl ChangeRecord {
         let revisions = std::mem::take(&mut state.staged_revisions);
         state.changes.add_revisions(revisions);
         drop(state);
-        self.version.send_modify(|version| *version += 1);
+        self.wake();
     }
 
     /// Takes what has changed since the last call. `None` if the view is gone or another one.
@@ -91,7 +91,7 @@ impl ChangeRecord {
         state.changes.lost += taken.lost;
         state.changes.add_keys(taken.keys);
         drop(state);
-        self.version.send_modify(|version| *version += 1);
+        self.wake();
     }
 
     /// The watermark now.
@@ -102,6 +102,16 @@ impl ChangeRecord {
     /// The view is gone, or has become another one.
     pub fn end(&self) {
         self.state.lock().ended = true;
+        self.wake();
+    }
+
+    /// Whether the view is gone, or has become another one.
+    pub fn has_ended(&self) -> bool {
+        self.state.lock().ended
+    }
+
+    /// Makes the reader look.
+    pub fn wake(&self) {
         self.version.send_modify(|version| *version += 1);
     }
 

@@ -36,6 +36,11 @@ impl WindowEnds {
         start.saturating_add(self.size)
     }
 
+    /// The column of the view's rows that shows the start of the window.
+    pub fn output(&self) -> Option<&str> {
+        self.output.as_deref()
+    }
+
     /// The starts of the windows of state rows.
     pub fn starts(&self, states: &RecordBatch) -> Vec<Option<i64>> {
         instants(states, self.state_column)
