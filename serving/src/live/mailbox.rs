@@ -186,8 +186,8 @@ impl Waiting {
     fn put(&mut self, row: &Row) {
         let mut delivery = Delivery::of(row);
         if let Some(known) = self.rows.get_mut(&row.key) {
-            // The reader has not heard yet that the row was closed: this is how it hears it.
-            delivery.correction &= !(known.closed && !known.correction);
+            // If it waits as closed, the reader has not heard of that yet: this is how it hears it.
+            delivery.correction &= known.correction || !known.closed;
             *known = delivery;
             return;
         }
