@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use iot_schemas::clock::Clock;
 use iot_tests::load::{Load, LoadOptions};
-use iot_tests::{Server, pause};
+use iot_tests::{Server, iotctl, pause};
 use serde_json::{Value, json};
 
 use follower::Follower;
@@ -153,6 +153,30 @@ fn a_reader_that_comes_back_is_given_the_windows_that_closed_meanwhile() {
         reader.wait_for(|rows| rows.len() == windows);
         assert_eq!(short(&reader.rows()[windows - 1], t), "a +20 1 closed");
     }
+}
+
+#[test]
+fn tap_prints_what_readers_of_the_stream_are_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), "");
+    let t = an_hour_ago();
+    let (url, mqtt) = (server.url(), server.broker());
+    let taps = ["view by_10s --closed", "late --stream readings"].map(|stage| {
+        let line = format!("tap {stage} --limit 1 --for 30s --url {url}");
+        std::thread::spawn(move || iotctl(&line.split(' ').collect::<Vec<_>>()))
+    });
+    // The commands have had time to connect; what comes from now on is news to them.
+    pause(Duration::from_millis(2_500));
+    for seconds in [1, 11, 2] {
+        let payload = json!({ "ts": t + seconds * 1_000 }).to_string();
+        iotctl(&["publish", "devices/a/telemetry", &payload, "--mqtt", &mqtt]);
+    }
+    let [row, late] = taps.map(|tap| {
+        let printed = tap.join().expect("it ends well");
+        serde_json::from_str::<Value>(&printed).unwrap_or_else(|e| panic!("{e}: {printed}"))
+    });
+    assert!(short(&row, t).starts_with("a +0 ") && row["closed"] == true, "{row}");
+    assert_eq!((&late["gained"], &late["kind"]), (&json!(1), &json!("late")), "{late}");
 }
 
 #[test]

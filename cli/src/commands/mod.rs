@@ -17,6 +17,7 @@ pub mod replay;
 pub mod serve;
 pub mod simulate;
 pub mod status;
+pub mod tap;
 pub mod validate;
 pub mod verify;
 
@@ -44,6 +45,7 @@ impl Command {
             Self::Alerts(args) => alerts::run(args).await,
             Self::Dead(args) => dead::run(args).await,
             Self::Late(args) => late::run(args).await,
+            Self::Tap(args) => tap::run(args).await,
             Self::Publish(args) => publish::run(args).await,
             Self::Simulate(args) => simulate::run(args).await,
             Self::Replay(args) => replay::run(args).await,
