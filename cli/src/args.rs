@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, publish, query, replay,
-    serve, simulate, status, validate, verify,
+    alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, late, publish, query, replay,
+    serve, simulate, status, tap, validate, verify,
 };
 use crate::exit::Failure;
 use crate::line::Location;
@@ -60,6 +60,10 @@ pub enum Command {
     Alerts(alerts::AlertsArgs),
     /// Look at messages that could not be decoded.
     Dead(dead::DeadArgs),
+    /// Look at events that came late, or from too far in the future.
+    Late(late::LateArgs),
+    /// Watch a stage of the line: the rows of a view as they change, or late events.
+    Tap(tap::TapArgs),
     /// Send one MQTT message.
     Publish(publish::PublishArgs),
     /// Send the traffic of a simulated fleet.
@@ -190,6 +194,9 @@ mod tests {
             "iotctl alerts watch",
             "iotctl dead list --limit 5",
             "iotctl dead show n1:7",
+            "iotctl tap view climate_1m --device-id a --closed --limit 5 --for 2s",
+            "iotctl tap late --stream readings --limit 1",
+            "iotctl late list --stream readings --device a --limit 5",
             "iotctl publish devices/a/telemetry {} --qos 1 --retain",
             "iotctl simulate --devices 5 --rate 100 --for 2s --seed 1",
             "iotctl replay f.csv --speed 60 --topic devices/{name}/telemetry --limit 5 --shuffle-late 0.2 --seed 3",

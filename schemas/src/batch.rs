@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::position::Frontier;
 use crate::table::Table;
-use crate::view::{CompiledView, ViewSnapshot};
+use crate::view::{ChangeRecord, CompiledView, ViewSnapshot};
 
 /// One batch run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,6 +59,10 @@ pub trait Views: Send + Sync + std::fmt::Debug {
 
     /// A view's plans and the table of its batch state.
     fn compiled(&self, view: &str) -> Result<(Arc<CompiledView>, Arc<Table>)>;
+
+    /// Begins to write down what changes in a view, for as long as somebody holds the record. There is one record
+    /// per view and it has one reader: asked for again while it is held, the same one is given.
+    fn record_changes(&self, view: &str) -> Result<Arc<ChangeRecord>>;
 
     /// Says that the table has a newer batch state. Drops exactly the speed state that it covers.
     fn batch_committed(&self, view: &str);

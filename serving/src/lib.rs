@@ -12,4 +12,5 @@ mod tables;
 pub mod verify;
 
 pub use engine::{QueryEngine, QueryLimits};
+pub use live::view_hub::ViewFeeds;
 pub use tables::{Sources, SystemTables};

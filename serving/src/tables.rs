@@ -69,7 +69,7 @@ fn view_meta(name: &str, snapshot: &ViewSnapshot) -> ViewMeta {
         frontier: snapshot.frontier.clone(),
         speed_rows: snapshot.speed.iter().map(|batch| batch.num_rows() as u64).sum(),
         batch_files: snapshot.batch.file_count() as u64,
-        watermark: snapshot.newest_event.map(micros_rfc3339::to_text),
+        watermark: snapshot.watermark.map(micros_rfc3339::to_text),
         late_events: snapshot.late_events,
     }
 }

@@ -3,7 +3,6 @@
 //! The file is replaced atomically. The log is trimmed only up to its position, so whatever came later is
 //! replayed. A file that is damaged or of another version is set aside; alerts then begin anew from the log.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +11,7 @@ use iot_schemas::position::Frontier;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::progress::StreamProgress;
+use crate::event_time::SavedTime;
 use crate::rules::RulesCheckpoint;
 
 /// The engine's durable state.
@@ -21,7 +20,9 @@ pub(crate) struct Saved {
     /// Everything up to here is in `rules`.
     pub(crate) frontier: Frontier,
     pub(crate) rules: RulesCheckpoint,
-    pub(crate) progress: BTreeMap<String, StreamProgress>,
+    /// Absent in the files of builds that kept less: event time then begins with what comes next.
+    #[serde(default)]
+    pub(crate) time: SavedTime,
 }
 
 /// Writes the file so that it is there whole or not at all.
@@ -74,7 +75,7 @@ mod tests {
         let path = dir.path().join("rules.ckpt");
         let frontier: Frontier = [("n".into(), 7)].into_iter().collect();
         let rules = RuleSet::default().checkpoint();
-        save(&path, &Saved { frontier: frontier.clone(), rules, progress: BTreeMap::new() }).expect("saved");
+        save(&path, &Saved { frontier: frontier.clone(), rules, time: SavedTime::default() }).expect("saved");
         assert_eq!(load(&path).expect("reads").expect("there").frontier, frontier);
         let mut bytes = fs::read(&path).expect("reads");
         let last = bytes.len() - 2;

@@ -1,5 +1,6 @@
 //! The engine: the one loop that turns durable log groups into view state and alerts, in log order.
 
+mod time;
 mod views;
 mod watch;
 
@@ -22,7 +23,7 @@ use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
 use iot_schemas::table::{Store, Table};
-use iot_schemas::view::{CompiledView, ViewSnapshot};
+use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -30,10 +31,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::alert_log::AlertLog;
 use crate::checkpoint_file::{self, Saved};
 use crate::error::Result;
+use crate::event_time::{EventTime, Observed};
 use crate::hot::HotRows;
 use crate::live_view::LiveView;
 use crate::progress::StreamProgress;
 use crate::rules::{GroupPosition, RuleSet};
+use crate::view_feed::ViewFeed;
 use views::PreparedView;
 
 /// Changes to the catalog that wait for the engine.
@@ -62,7 +65,8 @@ pub struct SpeedLayer {
     raw: Arc<dyn RawStreams>,
     store: Store,
     node: NodeId,
-    progress: RwLock<BTreeMap<Arc<str>, StreamProgress>>,
+    time: RwLock<EventTime>,
+    feed: ViewFeed,
     processed: tokio::sync::watch::Sender<Frontier>,
     commands: mpsc::Sender<Command>,
     counters: Counters,
@@ -125,7 +129,7 @@ impl SpeedLayer {
 
     /// The event-time progress of a stream.
     pub fn progress(&self, stream: &str) -> StreamProgress {
-        self.progress.read().get(stream).cloned().unwrap_or_default()
+        self.time.read().progress(stream)
     }
 
     /// How many devices have sent something since the start; counted up to a million.
@@ -188,7 +192,7 @@ impl Views for SpeedLayer {
         let live = self.live(view)?;
         let mut snapshot = live.snapshot();
         let progress = self.progress(live.view().stream());
-        snapshot.newest_event = progress.newest_event;
+        snapshot.watermark = progress.watermark;
         snapshot.late_events = progress.late_events;
         Ok(snapshot)
     }
@@ -196,6 +200,10 @@ impl Views for SpeedLayer {
     fn compiled(&self, view: &str) -> iot_schemas::Result<(Arc<CompiledView>, Arc<Table>)> {
         let live = self.live(view)?;
         Ok((live.view().clone(), live.table().clone()))
+    }
+
+    fn record_changes(&self, view: &str) -> iot_schemas::Result<Arc<ChangeRecord>> {
+        Ok(self.feed.record(self.live(view)?.view()))
     }
 
     fn batch_committed(&self, view: &str) {
@@ -244,7 +252,8 @@ impl Engine {
             raw: raw.clone(),
             store: config.store.clone(),
             node: config.node.clone(),
-            progress: RwLock::default(),
+            time: RwLock::default(),
+            feed: ViewFeed::default(),
             processed: tokio::sync::watch::Sender::new(Frontier::empty()),
             commands: sender,
             counters: Counters::default(),
@@ -273,8 +282,8 @@ impl Engine {
     /// Takes up the rules' state where the last process left it. Call it after all rules have been put.
     pub fn restore(&mut self) -> Result<()> {
         if let Some(saved) = checkpoint_file::load(&self.config.checkpoint_path)? {
-            let progress = saved.progress.into_iter().map(|(name, progress)| (Arc::from(name), progress));
-            *self.shared.progress.write() = progress.collect();
+            *self.shared.time.write() = EventTime::restore(saved.time);
+            self.publish_time();
             let at = self.position(saved.frontier.get(&self.config.node), "");
             let ended = self.rules.restore(saved.rules, &at)?;
             self.ruled = saved.frontier;
@@ -327,15 +336,15 @@ impl Engine {
         let at_rules = !self.ruled.covers(&group.node, group.last_seq);
         for batch in &group.batches {
             self.note_schema(batch).await;
+            let seen = at_rules.then(|| self.observe(batch));
             if at_rules {
-                self.observe(batch);
                 let at = self.position(group.last_seq, &batch.stream);
                 found.extend(self.rules.evaluate(&batch.stream, &batch.rows, &at));
                 found.extend(self.rules.advance(&batch.stream, &at));
             }
             self.applied.clear();
             for live in self.views_on(&batch.stream) {
-                match self.take_into(&live, batch, at_rules).await {
+                match self.take_into(&live, batch, seen.as_ref()).await {
                     Ok(transitions) => found.extend(transitions),
                     Err(e) => self.failed(&format!("view `{}`", live.view().name()), &e),
                 }
@@ -345,6 +354,10 @@ impl Engine {
             live.skip_to(&group.node, group.last_seq);
         }
         self.record(found).await;
+        if at_rules {
+            self.advance_time(&group);
+        }
+        self.publish_time();
         self.ruled.advance(&group.node, group.last_seq);
         self.processed.advance(&group.node, group.last_seq);
         self.shared.processed.send_replace(self.processed.clone());
@@ -380,11 +393,14 @@ impl Engine {
         &mut self,
         live: &Arc<LiveView>,
         batch: &MicroBatch,
-        at_rules: bool,
+        seen: Option<&Observed>,
     ) -> Result<Vec<Transition>> {
         let states = self.apply(live, batch).await?;
         let name: Arc<str> = live.view().name().into();
-        if !at_rules || !self.rules.watches(&name) {
+        if let Some(states) = &states {
+            self.note_changes(live.view(), states, seen);
+        }
+        if seen.is_none() || !self.rules.watches(&name) {
             return Ok(Vec::new());
         }
         // A view may have been seeded with events that its rules have not seen (a crash after the checkpoint):
@@ -426,19 +442,6 @@ impl Engine {
         self.checkpoint.advance(&node, seq);
     }
 
-    fn observe(&mut self, batch: &MicroBatch) {
-        let lateness = self.lateness_micros(&batch.stream);
-        let mut progress = self.shared.progress.write();
-        progress.entry(batch.stream.clone()).or_default().observe(&batch.rows, lateness);
-        drop(progress);
-        self.shared.note_devices(&batch.rows);
-    }
-
-    fn lateness_micros(&self, stream: &str) -> i64 {
-        let lateness = self.raw.definition(stream).and_then(|def| def.allowed_lateness);
-        lateness.map_or(0, |lateness| i64::try_from(lateness.as_micros()).unwrap_or(i64::MAX))
-    }
-
     /// Records transitions, however long it takes: until then nothing else happens, and the log waits.
     async fn record(&mut self, transitions: Vec<Transition>) {
         if transitions.is_empty() {
@@ -453,12 +456,10 @@ impl Engine {
     }
 
     async fn save(&mut self) -> Result<()> {
-        let progress = self.shared.progress.read();
-        let progress = progress.iter().map(|(name, progress)| (name.to_string(), progress.clone()));
         let saved = Saved {
             frontier: self.ruled.clone(),
             rules: self.rules.checkpoint(),
-            progress: progress.collect(),
+            time: self.shared.time.read().save(),
         };
         checkpoint_file::save(&self.config.checkpoint_path, &saved)
     }
@@ -473,8 +474,7 @@ impl Engine {
 
     fn position(&self, seq: Seq, stream: &str) -> GroupPosition {
         let recorded_at = self.clock.now_micros();
-        let newest = self.shared.progress(stream).newest_event.unwrap_or(recorded_at);
-        let now = newest.saturating_sub(self.lateness_micros(stream));
+        let now = self.shared.time.read().watermark(stream).unwrap_or(recorded_at);
         GroupPosition { node: self.config.node.clone(), seq, recorded_at, now }
     }
 

@@ -8,11 +8,15 @@ pub mod alert_log;
 mod checkpoint_file;
 mod engine;
 pub mod error;
+mod event_time;
 mod hot;
+mod late_ledger;
 mod live_view;
 mod progress;
 pub mod rules;
+mod view_feed;
+mod watermark;
 
 pub use engine::{Engine, EngineConfig, SpeedLayer, SpeedStats};
 pub use error::{Error, Result};
-pub use progress::StreamProgress;
+pub use progress::{StreamProgress, late_schema, watermark_schema};

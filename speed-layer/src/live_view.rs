@@ -220,7 +220,7 @@ impl LiveView {
             .collect();
         let mut frontier = position;
         frontier.join(covered);
-        ViewSnapshot { view: self.view.clone(), batch, speed, frontier, newest_event: None, late_events: 0 }
+        ViewSnapshot { view: self.view.clone(), batch, speed, frontier, watermark: None, late_events: 0 }
     }
 
     /// Merges state rows to one per group.

@@ -158,17 +158,44 @@ async fn check(line: &Line, sent: usize, step: &Step) {
     }
 }
 
+/// Event time never moves back, whatever comes late; and a restart changes nothing about it.
+fn check_time(before: &Time, now: &Time, step: &Step) {
+    assert!(now.watermark >= before.watermark, "{step:?}: {before:?}, then {now:?}");
+    let (late, late_before) = (now.late.num_rows(), before.late.num_rows());
+    assert!(late >= late_before, "{step:?}: entries are forgotten, {late_before}, then {late}");
+    if !matches!(step, Step::Events(_)) {
+        assert_eq!(now, before, "{step:?}");
+    }
+}
+
+/// Event time as readers see it.
+#[derive(Debug, PartialEq)]
+struct Time {
+    watermark: Option<i64>,
+    late: arrow::array::RecordBatch,
+}
+
+impl Time {
+    fn of(line: &Line) -> Self {
+        Self { watermark: line.speed.progress("readings").watermark, late: line.speed.late_rows() }
+    }
+}
+
 async fn history(steps: Vec<Step>) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut line = open(dir.path()).await;
     line.apply(CATALOG, "test").await.expect("the catalog applies");
     let mut sent = 0;
+    let mut time = Time::of(&line);
     for step in &steps {
         if let Step::Events(events) = step {
             sent += events.len();
         }
         line = take(line, dir.path(), step).await;
         check(&line, sent, step).await;
+        let now = Time::of(&line);
+        check_time(&time, &now, step);
+        time = now;
     }
     line.shutdown().await;
 }

@@ -3,6 +3,7 @@
 mod alerts_stream;
 mod analyst_sql;
 mod crash;
+mod event_time;
 mod exactness;
 mod garbage;
 mod lambda;

@@ -1,7 +1,7 @@
-//! The alert log as a stream that survives lost connections and restarts of the server.
+//! The alert log, or a view, as a stream that survives lost connections and restarts of the server.
 //!
-//! The server numbers the transitions. After a lost connection the reader names the last number that it saw, so
-//! that it misses none and sees none twice.
+//! The server gives ids to what it sends. After a lost connection the reader names the last id that it saw, so
+//! that it misses no transition, or closed window, and sees none twice.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use reqwest::header::ACCEPT;
 use reqwest::{Method, Response};
 
-use super::{Client, SseEvent, SseParser, root_cause};
+use super::{Client, SseEvent, SseParser, path_segments, root_cause};
 use crate::exit::{Code, Failure};
 use crate::output;
 
@@ -29,10 +29,12 @@ pub struct AlertFilter {
     pub snapshot: bool,
 }
 
-/// Follows the alert log.
+/// Follows the alert log or a view.
 #[derive(Debug)]
-pub struct AlertStream {
+pub struct EventStream {
     client: Client,
+    /// The segments of the endpoint's path.
+    path: Vec<String>,
     filter: AlertFilter,
     parser: SseParser,
     connection: Option<Response>,
@@ -41,10 +43,11 @@ pub struct AlertStream {
     was_connected: bool,
 }
 
-impl AlertStream {
-    pub(super) fn new(client: Client, filter: AlertFilter) -> Self {
+impl EventStream {
+    pub(super) fn new(client: Client, path: &[&str], filter: AlertFilter) -> Self {
         Self {
             client,
+            path: path.iter().map(ToString::to_string).collect(),
             filter,
             parser: SseParser::default(),
             connection: None,
@@ -92,9 +95,10 @@ impl AlertStream {
     }
 
     async fn connect(&self) -> Result<Response> {
-        let mut request =
-            self.client.request(Method::GET, "/v1/alerts/stream")?.header(ACCEPT, "text/event-stream");
-        request = request.query(&self.filter.parameters);
+        let mut url = self.client.url("/v1")?;
+        path_segments(&mut url)?.extend(&self.path);
+        let request = self.client.authorized(self.client.http.request(Method::GET, url));
+        let mut request = request.header(ACCEPT, "text/event-stream").query(&self.filter.parameters);
         match self.parser.last_event_id() {
             Some(id) => request = request.header("last-event-id", id),
             None if self.filter.snapshot => request = request.query(&[("snapshot", "true")]),

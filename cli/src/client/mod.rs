@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-pub use alerts::{AlertFilter, AlertStream};
+pub use alerts::{AlertFilter, EventStream};
 pub use sse::{SseEvent, SseParser, TooLong};
 
 use crate::args::{Layer, ServerArgs};
@@ -149,8 +149,14 @@ impl Client {
     }
 
     /// Follows the alert log.
-    pub fn follow_alerts(&self, filter: AlertFilter) -> AlertStream {
-        AlertStream::new(self.clone(), filter)
+    pub fn follow_alerts(&self, filter: AlertFilter) -> EventStream {
+        EventStream::new(self.clone(), &["alerts", "stream"], filter)
+    }
+
+    /// Follows the rows of a view, for parameters of the endpoint (`device_id`, `closed`).
+    pub fn follow_view(&self, view: &str, parameters: Vec<(String, String)>) -> EventStream {
+        let filter = AlertFilter { parameters, snapshot: false };
+        EventStream::new(self.clone(), &["views", view, "stream"], filter)
     }
 
     fn definition(&self, method: Method, kind: Kind, name: &str) -> Result<RequestBuilder> {

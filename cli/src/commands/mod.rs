@@ -10,12 +10,14 @@ pub mod demo;
 pub mod describe;
 pub mod diff;
 pub mod get;
+pub mod late;
 pub mod publish;
 pub mod query;
 pub mod replay;
 pub mod serve;
 pub mod simulate;
 pub mod status;
+pub mod tap;
 pub mod validate;
 pub mod verify;
 
@@ -42,6 +44,8 @@ impl Command {
             Self::Verify(args) => verify::run(args).await,
             Self::Alerts(args) => alerts::run(args).await,
             Self::Dead(args) => dead::run(args).await,
+            Self::Late(args) => late::run(args).await,
+            Self::Tap(args) => tap::run(args).await,
             Self::Publish(args) => publish::run(args).await,
             Self::Simulate(args) => simulate::run(args).await,
             Self::Replay(args) => replay::run(args).await,

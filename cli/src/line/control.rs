@@ -150,6 +150,10 @@ impl Control for Line {
 
     fn metrics(&self) -> Vec<(&'static str, &'static str, f64)> {
         let (ingest, speed) = (self.ingest.stats(), self.speed.stats());
+        let progress = self.ingest.names().into_iter().map(|stream| self.speed.progress(&stream));
+        let (late, future) = progress.fold((0.0, 0.0), |(late, future), stream| {
+            (late + stream.late_events as f64, future + stream.future_events as f64)
+        });
         vec![
             ("iot_ingest_messages_total", "Messages that became durable.", ingest.messages as f64),
             ("iot_ingest_events_total", "Events that they held.", ingest.events as f64),
@@ -174,6 +178,8 @@ impl Control for Line {
             ("iot_speed_events_total", "Events taken in by the speed layer.", speed.events as f64),
             ("iot_speed_state_rows", "State rows in memory.", speed.state_rows as f64),
             ("iot_speed_state_bytes", "Bytes of state in memory.", speed.state_bytes as f64),
+            ("iot_late_events_total", "Events that were before the watermark when they came.", late),
+            ("iot_future_events_total", "Events too far in the future to be believed.", future),
             ("iot_speed_failures_total", "Steps that failed.", speed.failures as f64),
             ("iot_alerts_latest", "The newest alert transition.", *self.alerts.latest().borrow() as f64),
         ]
@@ -321,6 +327,8 @@ impl Line {
                 "files": snapshot.sealed.file_count(),
                 "dead_letters": counts.dead_letters,
                 "late_events": progress.late_events,
+                "future_events": progress.future_events,
+                "watermark": progress.watermark.map(micros_rfc3339::to_text),
                 "newest_event": progress.newest_event.map(micros_rfc3339::to_text),
             })))
         };
@@ -417,6 +425,7 @@ impl Line {
             "speed": { "rows": speed_rows, "bytes": speed_bytes,
                        "bytes_per_row": speed_bytes.checked_div(speed_rows) },
             "frontier": snapshot.frontier,
+            "watermark": snapshot.watermark.map(micros_rfc3339::to_text),
             "late_events": snapshot.late_events,
         }))
     }

@@ -151,7 +151,7 @@ impl Line {
 
         let devices = Devices::new(raw.clone());
         let views: Arc<dyn Views> = speed.clone();
-        let tables = LineTables::new(alert_table.clone(), devices);
+        let tables = LineTables::new(alert_table.clone(), devices, speed.clone());
         let sources = Sources { raw: raw.clone(), views: views.clone(), system: Arc::new(tables) };
         let queries = Arc::new(QueryEngine::new(sources, config.query)?);
         let batch = Arc::new(BatchLayer::new(raw, views, queries.runtime().clone(), config.query.partitions));

@@ -8,6 +8,7 @@ use iot_ingest::source::MqttBroker;
 use iot_ingest::source::embedded::{Broker, BrokerOptions};
 use iot_ingest::source::external::Subscriber;
 use iot_schemas::clock::Clock;
+use iot_serving::ViewFeeds;
 use iot_serving::http::{App, HttpLimits, serve};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -66,6 +67,7 @@ impl Server {
         let app = Arc::new(App {
             queries: line.queries.clone(),
             alerts: line.alerts.clone(),
+            feeds: ViewFeeds::new(line.speed.clone(), line.queries.runtime().clone()),
             batch: line.batch.clone(),
             control: line.clone(),
             clock,

@@ -1,4 +1,4 @@
-//! The tables `alerts` and `devices`, as queries find them.
+//! The system's own tables, as queries find them: `alerts`, `devices`, `late`, `watermarks`.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use iot_schemas::Result;
 use iot_serving::SystemTables;
+use iot_speed_layer::SpeedLayer;
 use iot_speed_layer::alert_log::{AlertTable, alert_schema};
 
 use super::devices::Devices;
@@ -18,17 +19,18 @@ use super::devices::Devices;
 pub(super) struct LineTables {
     alerts: Arc<AlertTable>,
     devices: Devices,
+    speed: Arc<SpeedLayer>,
 }
 
 impl LineTables {
-    pub(super) fn new(alerts: Arc<AlertTable>, devices: Devices) -> Self {
-        Self { alerts, devices }
+    pub(super) fn new(alerts: Arc<AlertTable>, devices: Devices, speed: Arc<SpeedLayer>) -> Self {
+        Self { alerts, devices, speed }
     }
 
     /// Every transition once: those in the table, and those that are only in the log yet.
     async fn alert_rows(&self) -> Result<LogicalPlan> {
         let rows = self.alerts.rows().map_err(iot_schemas::Error::from)?;
-        let tail = in_memory(rows.tail)?;
+        let tail = in_memory("alerts", rows.tail)?;
         if rows.sealed.file_count() == 0 {
             return Ok(tail.build()?);
         }
@@ -40,21 +42,23 @@ impl LineTables {
     }
 }
 
-fn in_memory(rows: RecordBatch) -> Result<LogicalPlanBuilder> {
+fn in_memory(name: &str, rows: RecordBatch) -> Result<LogicalPlanBuilder> {
     let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-    Ok(LogicalPlanBuilder::scan("alerts", provider_as_source(Arc::new(table)), None)?)
+    Ok(LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(table)), None)?)
 }
 
 #[async_trait]
 impl SystemTables for LineTables {
     fn names(&self) -> Vec<String> {
-        vec!["alerts".to_owned(), "devices".to_owned()]
+        ["alerts", "devices", "late", "watermarks"].map(str::to_owned).to_vec()
     }
 
     async fn rows(&self, name: &str) -> Result<Option<LogicalPlan>> {
         match name {
             "alerts" => Ok(Some(self.alert_rows().await?)),
             "devices" => Ok(Some(self.devices.rows().await?)),
+            "late" => Ok(Some(in_memory(name, self.speed.late_rows())?.build()?)),
+            "watermarks" => Ok(Some(in_memory(name, self.speed.watermark_rows())?.build()?)),
             _ => Ok(None),
         }
     }

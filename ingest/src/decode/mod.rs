@@ -19,7 +19,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{Schema, SchemaRef};
 
-use iot_schemas::catalog::{Format, StreamDef};
+use iot_schemas::alert::micros_rfc3339;
+use iot_schemas::catalog::{Format, FutureEvents, StreamDef, TimeLimits};
 use iot_schemas::layout::{DEVICE_ID, raw_schema};
 use iot_schemas::position::Seq;
 use iot_schemas::topic::TopicPattern;
@@ -56,6 +57,8 @@ pub(crate) struct Origin<'a> {
 pub(crate) struct StreamDecoder {
     format: Format,
     time_required: bool,
+    /// By which limits an event from the future is refused, if it is.
+    refuse_future: Option<TimeLimits>,
     fields: Fields,
     staging: Staging,
     system: SystemColumns,
@@ -74,8 +77,16 @@ impl StreamDecoder {
         }
         let staging = Staging::new(def.event_time.as_ref().map(|time| time.unit).unwrap_or_default());
         let schema = schema_of(&fields);
-        let (time_required, system) = (def.event_time.is_some(), SystemColumns::default());
-        Ok(Self { format: def.format, time_required, fields, staging, system, schema, bytes: 0 })
+        Ok(Self {
+            format: def.format,
+            time_required: def.event_time.is_some(),
+            refuse_future: (def.future_events == FutureEvents::DeadLetter).then(|| def.time_limits()),
+            fields,
+            staging,
+            system: SystemColumns::default(),
+            schema,
+            bytes: 0,
+        })
     }
 
     /// The schema of the next batch. It grows with the messages.
@@ -147,6 +158,13 @@ impl StreamDecoder {
             if !time::is_plausible(event_time) {
                 return Err(format!(
                     "the event time `{event_time}` (in microseconds) is not between 1970 and 2262"
+                ));
+            }
+            if self.refuse_future.is_some_and(|limits| limits.is_future(event_time, origin.arrival)) {
+                let (time, arrival) =
+                    (micros_rfc3339::to_text(event_time), micros_rfc3339::to_text(origin.arrival));
+                return Err(format!(
+                    "the event time {time} is further ahead of the arrival {arrival} than `max_future` allows; is the device's clock right?"
                 ));
             }
             row.event_time = Some(event_time);

@@ -85,6 +85,24 @@ fn check_readings(payload: &str, expect: &str) {
 }
 
 #[test]
+fn events_from_the_future_are_kept_or_refused_as_the_stream_says() {
+    let check = |settings: &str, ahead_ms: i64, expect: Result<usize, ()>| {
+        let mut bench = Bench::new(&format!("{READINGS}{settings}"));
+        let payload = format!(r#"{{"ts":{}}}"#, ARRIVAL / 1_000 + ahead_ms);
+        let outcome = bench.take("sites/s1/d1/telemetry", payload);
+        if let Err(reason) = &outcome {
+            assert!(reason.contains("`max_future`") && reason.contains("2023-11-14T22:13:20Z"), "{reason}");
+        }
+        assert_eq!(outcome.map_err(|_| ()), expect, "{settings} {ahead_ms}");
+    };
+    check("max_future: 1s\n", 1_000_000, Ok(1));
+    check("max_future: 1s\nfuture_events: dead_letter\n", 1_000, Ok(1));
+    check("max_future: 1s\nfuture_events: dead_letter\n", 1_001, Err(()));
+    check("future_events: dead_letter\n", 3_600_000, Ok(1));
+    check("future_events: dead_letter\n", 3_600_001, Err(()));
+}
+
+#[test]
 fn declared_fields_take_their_types_and_refuse_others() {
     let time = "2023-11-14T22:13:20Z | d1";
     let ok = |rest: &str| format!("{time} | s1 | {rest}");

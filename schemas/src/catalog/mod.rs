@@ -11,7 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use rule::{RuleDef, Severity};
-pub use stream::{EventTimeDef, FieldType, Format, StreamDef, TimeUnitName, UnknownFields};
+pub use stream::{
+    EventTimeDef, FieldType, Format, FutureEvents, StreamDef, TimeLimits, TimeUnitName, UnknownFields,
+};
 pub use view::{BatchSchedule, ViewDef};
 
 use crate::error::{Error, Result};
@@ -277,6 +279,27 @@ notify: [ops-webhook]
         );
         let Definition::Rule(rule) = &documents[2].def else { panic!("a rule") };
         assert_eq!(rule.hold, Some(std::time::Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn the_limits_of_event_time_have_defaults() {
+        let limits = |more: &str| {
+            let text = format!("kind: stream\nname: a\ntopics: [x]\n{more}");
+            let documents = parse(&text, "test").expect("it parses");
+            let Definition::Stream(def) = &documents[0].def else { panic!("a stream") };
+            def.time_limits()
+        };
+        let seconds = |lateness, idle, future, lag| {
+            [lateness, idle, future, lag].map(|seconds: i64| seconds * 1_000_000)
+        };
+        let check = |more: &str, expect: [i64; 4]| {
+            let got = limits(more);
+            assert_eq!([got.lateness, got.idle, got.future, got.lag], expect, "{more}");
+        };
+        check("", seconds(0, 60, 3_600, 86_400));
+        check("cadence: 1s", seconds(0, 60, 3_600, 86_400));
+        check("cadence: 30s\nallowed_lateness: 5s", seconds(5, 300, 3_600, 86_400));
+        check("idle_timeout: 2s\ncadence: 30s\nmax_future: 1s\nmax_lag: 1m", seconds(0, 2, 1, 60));
     }
 
     #[test]

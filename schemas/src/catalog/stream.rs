@@ -10,6 +10,15 @@ use super::{Kind, duration_text};
 use crate::layout::{DEVICE_ID, EVENT_TIME, RESERVED, timestamp_type};
 use crate::topic::{TopicPattern, is_name};
 
+/// Names that tables of the system have, and no stream may take.
+const SYSTEM_TABLES: [&str; 3] = ["dead", "alerts", "late"];
+/// A device is not idle before it has been silent this long, unless the stream says otherwise.
+const LEAST_IDLE: Duration = Duration::from_secs(60);
+/// Clocks of devices are set by hand, in local time, or not at all; an hour covers the first.
+const MAX_FUTURE: Duration = Duration::from_secs(3600);
+/// A device that has been cut off for longer delivers its past; the present need not wait for it.
+const MAX_LAG: Duration = Duration::from_secs(24 * 3600);
+
 /// A named, typed table of raw events and the topics that feed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,9 +47,23 @@ pub struct StreamDef {
     /// The expected interval between a device's events.
     #[serde(default, with = "duration_text")]
     pub cadence: Option<Duration>,
-    /// How far behind the newest event an event may be before it counts as late.
+    /// How far the watermark stays behind the slowest device: events that are older than it count as late.
     #[serde(default, with = "duration_text")]
     pub allowed_lateness: Option<Duration>,
+    /// How long a device may be silent before it no longer holds the watermark back; ten times the cadence, at
+    /// least a minute, if absent.
+    #[serde(default, with = "duration_text")]
+    pub idle_timeout: Option<Duration>,
+    /// How far an event's time may lie after its arrival and still be believed; an hour if absent.
+    #[serde(default, with = "duration_text")]
+    pub max_future: Option<Duration>,
+    /// What happens to events beyond `max_future`.
+    #[serde(default)]
+    pub future_events: FutureEvents,
+    /// How far behind the stream's newest event a device may be and still hold the watermark back; a day if
+    /// absent. It keeps a clock that stands in 1970 from stopping the time of all.
+    #[serde(default, with = "duration_text")]
+    pub max_lag: Option<Duration>,
     /// How long raw events are kept.
     #[serde(default, with = "duration_text")]
     pub retention: Option<Duration>,
@@ -58,11 +81,22 @@ impl StreamDef {
         names
     }
 
+    /// The limits by which the stream's event time advances, defaults filled in.
+    pub fn time_limits(&self) -> TimeLimits {
+        let by_cadence = || self.cadence.unwrap_or_default().saturating_mul(10).max(LEAST_IDLE);
+        TimeLimits {
+            lateness: micros(self.allowed_lateness.unwrap_or_default()),
+            idle: micros(self.idle_timeout.unwrap_or_else(by_cadence)),
+            future: micros(self.max_future.unwrap_or(MAX_FUTURE)),
+            lag: micros(self.max_lag.unwrap_or(MAX_LAG)),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         if self.topics.is_empty() {
             return Err("`topics` is empty; give at least one MQTT filter".into());
         }
-        if self.name == "dead" || self.name == "alerts" {
+        if SYSTEM_TABLES.contains(&self.name.as_str()) {
             return Err("the name is taken by a table of the system".into());
         }
         for name in self.fields.keys() {
@@ -86,6 +120,41 @@ impl StreamDef {
         }
         Ok(())
     }
+}
+
+/// The limits by which the event time of a stream advances, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// How far the watermark stays behind the slowest device.
+    pub lateness: i64,
+    /// How long a device may be silent, in arrival time, and still hold the watermark back.
+    pub idle: i64,
+    /// How far an event's time may lie after its arrival and still be believed.
+    pub future: i64,
+    /// How far behind the stream's newest event a device may be and still hold the watermark back.
+    pub lag: i64,
+}
+
+impl TimeLimits {
+    /// Whether an event of that time, which arrived then, is too far in the future to be believed.
+    pub fn is_future(&self, event_time: i64, arrival: i64) -> bool {
+        event_time > arrival.saturating_add(self.future)
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// What happens to events that are too far in the future to be believed. Neither way do they move a watermark.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FutureEvents {
+    /// They are stored, counted by views, and listed in the table `late`.
+    #[default]
+    Keep,
+    /// Their message becomes a dead letter.
+    DeadLetter,
 }
 
 /// How payloads are encoded.

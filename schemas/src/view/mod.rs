@@ -11,6 +11,7 @@
 //! the group keys, then one struct per aggregate. Merging is associative and commutative, so it does not matter
 //! which layer produced which row, in which order, or how often they were merged before.
 
+mod changes;
 mod combinators;
 mod compile;
 mod groups;
@@ -18,6 +19,7 @@ mod mergeable;
 mod normal;
 mod run;
 pub mod storage;
+mod window_end;
 
 use std::sync::Arc;
 
@@ -27,10 +29,12 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
+pub use changes::{ChangeRecord, Changes, KeySet};
 pub use combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
 pub use compile::{CompiledView, lineage, source_of};
 pub use groups::{GroupColumn, GroupRole, KeyColumn};
 pub use run::{BatchPlan, plan_over_batches};
+pub use window_end::WindowEnds;
 
 use crate::error::Result;
 use crate::position::{Frontier, NodeId};
@@ -47,8 +51,8 @@ pub struct ViewSnapshot {
     pub speed: Vec<RecordBatch>,
     /// Everything up to here is in one of the two.
     pub frontier: Frontier,
-    /// The newest event time seen, microseconds since 1970.
-    pub newest_event: Option<i64>,
+    /// How far the stream's event time has come, microseconds since 1970.
+    pub watermark: Option<i64>,
     /// Events that came later than the stream's allowed lateness.
     pub late_events: u64,
 }

@@ -8,34 +8,25 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 
 use iot_schemas::alert::Transition;
 
-use super::App;
 use super::extract::{Params, Segments};
 use super::problem::{Problem, ProblemKind};
+use super::{App, Streams, UNBUFFERED};
 use crate::live::filter::TransitionFilter;
 use crate::live::follow::{Follower, Start};
-use crate::live::sse::{Pace, event_stream};
+use crate::live::sse::event_stream;
 
 /// How many alerts a list has unless it was asked for another number.
 const DEFAULT_LIST: usize = 100;
-
-/// What only the streams share: their slots.
-#[derive(Debug, Clone)]
-struct Streams {
-    app: Arc<App>,
-    slots: Arc<Semaphore>,
-}
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/alerts", get(list)).route("/v1/alerts/{id}", get(show))
 }
 
-pub(super) fn stream_routes(app: Arc<App>) -> Router {
-    let slots = Arc::new(Semaphore::new(app.limits.event_streams));
-    Router::new().route("/v1/alerts/stream", get(follow)).with_state(Streams { app, slots })
+pub(super) fn stream_routes(streams: Streams) -> Router {
+    Router::new().route("/v1/alerts/stream", get(follow)).with_state(streams)
 }
 
 /// `{"alerts": [...]}`: the newest transition of each alert, newest first.
@@ -74,18 +65,10 @@ async fn follow(
     Params(params): Params<Pairs>,
 ) -> Result<Response, Problem> {
     let params = StreamParams::parse(params, &headers)?;
-    streams.open(params)
-}
-
-impl Streams {
-    fn open(self, params: StreamParams) -> Result<Response, Problem> {
-        let slot = self.slots.try_acquire_owned().map_err(|_| no_slot(self.app.limits.event_streams))?;
-        let follower = Follower::new(self.app.alerts.clone(), params.filter, params.start);
-        let pace = Pace { heartbeat: self.app.limits.heartbeat, retry: self.app.limits.retry };
-        // Proxies that buffer would hold alerts back; this header is how nginx is told not to.
-        let headers = [("x-accel-buffering", "no")];
-        Ok((headers, event_stream(follower, pace, self.app.shutdown.clone(), slot)).into_response())
-    }
+    let (slot, pace) = streams.slot()?;
+    let follower = Follower::new(streams.app.alerts.clone(), params.filter, params.start);
+    let events = event_stream(follower, pace, streams.app.shutdown.clone(), slot);
+    Ok((UNBUFFERED, events).into_response())
 }
 
 /// A query string with names that are not known beforehand (`label.team`).
@@ -147,22 +130,17 @@ impl StreamParams {
     }
 }
 
-fn parse_number<N: std::str::FromStr>(name: &str, value: &str) -> Result<N, Problem> {
+pub(super) fn parse_number<N: std::str::FromStr>(name: &str, value: &str) -> Result<N, Problem> {
     value
         .trim()
         .parse()
         .map_err(|_| Problem::invalid(format!("`{name}`: `{value}` is no number of an event")))
 }
 
-fn parse_flag(name: &str, value: &str) -> Result<bool, Problem> {
+pub(super) fn parse_flag(name: &str, value: &str) -> Result<bool, Problem> {
     value.parse().map_err(|_| Problem::invalid(format!("`{name}`: `{value}` is neither `true` nor `false`")))
 }
 
 fn no_such_alert(id: &str) -> Problem {
     Problem::new(ProblemKind::NOT_FOUND, format!("no alert `{id}`; GET /v1/alerts lists them"))
-}
-
-fn no_slot(limit: usize) -> Problem {
-    let detail = format!("{limit} event streams are open, which is this server's limit; try again later");
-    Problem::new(ProblemKind::TOO_MANY_STREAMS, detail)
 }

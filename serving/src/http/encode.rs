@@ -40,6 +40,11 @@ pub(super) fn encode(answer: &Answer, format: Format) -> Result<Vec<u8>> {
     rows.map_err(|e| cannot_be_written(format, &e))
 }
 
+/// One JSON object per line and row.
+pub(crate) fn json_lines(batches: &[RecordBatch]) -> Result<Vec<u8>> {
+    json_rows::<LineDelimited>(Vec::new(), batches).map_err(|e| cannot_be_written(Format::JsonLines, &e))
+}
+
 /// `{"columns": [...], "rows": [...], "meta": {...}}`
 fn json(answer: &Answer) -> Result<Vec<u8>> {
     let failed = |e: serde_json::Error| Error::invalid(format!("the answer cannot be written as JSON: {e}"));

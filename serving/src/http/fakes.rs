@@ -18,10 +18,12 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use iot_schemas::alert::{AlertFeed, AlertState, Transition, TransitionId};
-use iot_schemas::batch::{BatchReport, BatchRequest, BatchRunner};
+use iot_schemas::batch::{BatchReport, BatchRequest, BatchRunner, Views};
 use iot_schemas::catalog::{Kind, Severity};
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::position::Frontier;
+use iot_schemas::table::Table;
+use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
 use iot_schemas::{Error, Result};
 
 use super::*;
@@ -138,6 +140,34 @@ impl Queries for FakeQueries {
     }
 }
 
+/// There are no views to be followed.
+#[derive(Debug)]
+struct NoViews;
+
+fn no_view<T>(name: &str) -> Result<T> {
+    Err(Error::NotFound { kind: "view", name: name.into(), hint: String::new() })
+}
+
+impl Views for NoViews {
+    fn names(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
+    fn snapshot(&self, view: &str) -> Result<ViewSnapshot> {
+        no_view(view)
+    }
+
+    fn compiled(&self, view: &str) -> Result<(Arc<CompiledView>, Arc<Table>)> {
+        no_view(view)
+    }
+
+    fn record_changes(&self, view: &str) -> Result<Arc<ChangeRecord>> {
+        no_view(view)
+    }
+
+    fn batch_committed(&self, _: &str) {}
+}
+
 /// A batch layer that says what it was asked.
 #[derive(Debug)]
 struct FakeBatch;
@@ -236,6 +266,7 @@ impl Fixture {
         let app = App {
             queries: queries.clone(),
             alerts: feed.clone(),
+            feeds: ViewFeeds::new(Arc::new(NoViews), Arc::default()),
             batch: Arc::new(FakeBatch),
             control: control.clone(),
             clock: Clock::manual(0).0,

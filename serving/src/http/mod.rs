@@ -8,7 +8,7 @@ mod alerts;
 mod answer;
 mod columns;
 mod control;
-mod encode;
+pub(crate) mod encode;
 mod extract;
 mod format;
 mod health;
@@ -16,6 +16,7 @@ mod listener;
 mod origin;
 pub mod problem;
 mod query;
+mod view_stream;
 mod views;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use iot_schemas::alert::AlertFeed;
@@ -38,8 +40,10 @@ use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
 
 use self::listener::LimitedListener;
-use self::problem::Problem;
+use self::problem::{Problem, ProblemKind};
 use crate::dashboard;
+use crate::live::sse::Pace;
+use crate::live::view_hub::ViewFeeds;
 use crate::query::Queries;
 
 /// What the handlers ask. Everything behind it is shared, so a clone is cheap.
@@ -49,6 +53,8 @@ pub struct App {
     pub queries: Arc<dyn Queries>,
     /// The alert log.
     pub alerts: Arc<dyn AlertFeed>,
+    /// The rows of views as they change.
+    pub feeds: ViewFeeds,
     /// Batch runs by hand.
     pub batch: Arc<dyn BatchRunner>,
     /// The catalog, the server's health and the proof of its answers.
@@ -91,8 +97,38 @@ impl Default for HttpLimits {
     }
 }
 
+/// Proxies that buffer would hold events back; this header is how nginx is told not to.
+const UNBUFFERED: [(&str, &str); 1] = [("x-accel-buffering", "no")];
+
+/// What the event streams of all kinds share: their slots.
+#[derive(Debug, Clone)]
+struct Streams {
+    app: Arc<App>,
+    slots: Arc<Semaphore>,
+}
+
+impl Streams {
+    fn new(app: Arc<App>) -> Self {
+        let slots = Arc::new(Semaphore::new(app.limits.event_streams));
+        Self { app, slots }
+    }
+
+    /// The right to one more stream, and how it goes.
+    fn slot(&self) -> Result<(OwnedSemaphorePermit, Pace), Problem> {
+        let limits = &self.app.limits;
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
+            let open = limits.event_streams;
+            let detail =
+                format!("{open} event streams are open, which is this server's limit; try again later");
+            Problem::new(ProblemKind::TOO_MANY_STREAMS, detail)
+        })?;
+        Ok((slot, Pace { heartbeat: limits.heartbeat, retry: limits.retry }))
+    }
+}
+
 /// All endpoints.
 pub fn router(app: Arc<App>) -> Router {
+    let streams = Streams::new(app.clone());
     Router::new()
         .merge(query::routes())
         .merge(views::routes())
@@ -101,7 +137,8 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(health::routes())
         .with_state(app.clone())
         .layer(DefaultBodyLimit::max(app.limits.body_bytes))
-        .merge(alerts::stream_routes(app))
+        .merge(alerts::stream_routes(streams.clone()))
+        .merge(view_stream::routes(streams))
         .merge(dashboard::routes())
         .fallback(no_such_endpoint)
         .method_not_allowed_fallback(wrong_method)

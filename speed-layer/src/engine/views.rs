@@ -144,7 +144,10 @@ impl Engine {
             }
         };
         let name: Arc<str> = live.view().name().into();
-        self.shared.views.write().insert(name.clone(), live);
+        let before = self.shared.views.write().insert(name.clone(), live.clone());
+        if before.is_some_and(|before| before.view().def().sql != live.view().def().sql) {
+            self.shared.feed.end(&name);
+        }
         self.hot.remove(&name);
         if self.rules.watches(&name) {
             let target = self.target(&name)?;
@@ -187,6 +190,7 @@ impl Engine {
             ));
         }
         self.shared.views.write().remove(name);
+        self.shared.feed.end(name);
         self.hot.remove(name);
         Ok(())
     }
