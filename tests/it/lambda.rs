@@ -49,7 +49,7 @@ batch: {every: 1d}
 
 /// What can happen to a line.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     /// Events arrive: (minutes before or after the start, device, temperature, n, status).
     Events(Vec<Event>),
     /// The open epoch is sealed.
@@ -75,7 +75,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..60)
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => events().prop_map(Step::Events),
         3 => Just(Step::Seal),
@@ -124,7 +124,8 @@ async fn take(line: Arc<Line>, dir: &Path, step: &Step) -> Arc<Line> {
         Step::Batch => batch(BatchRequest::default()).await,
         Step::FullBatch => batch(BatchRequest { full: true, ..BatchRequest::default() }).await,
         Step::OneView(i) => {
-            let views = vec![line.speed.names()[*i].to_string()];
+            let names = line.speed.names();
+            let views = vec![names[*i % names.len()].to_string()];
             batch(BatchRequest { views, ..BatchRequest::default() }).await;
         }
         Step::Compact => line.keep_up(&UpkeepConfig { min_files: 2, ..UpkeepConfig::default() }, false).await,
@@ -182,25 +183,39 @@ impl Time {
 }
 
 async fn history(steps: Vec<Step>) {
+    let mut time: Option<Time> = None;
+    history_of(CATALOG, &steps, async |line, sent, step| {
+        check(line, sent, step).await;
+        let now = Time::of(line);
+        if let Some(before) = &time {
+            check_time(before, &now, step);
+        }
+        time = Some(now);
+    })
+    .await;
+}
+
+/// Takes a new line of `catalog` through `steps`; `check` sees it after each, with the number of events sent so far.
+pub(super) async fn history_of(
+    catalog: &str,
+    steps: &[Step],
+    mut check: impl AsyncFnMut(&Line, usize, &Step),
+) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut line = open(dir.path()).await;
-    line.apply(CATALOG, "test").await.expect("the catalog applies");
+    line.apply(catalog, "test").await.expect("the catalog applies");
     let mut sent = 0;
-    let mut time = Time::of(&line);
-    for step in &steps {
+    for step in steps {
         if let Step::Events(events) = step {
             sent += events.len();
         }
         line = take(line, dir.path(), step).await;
         check(&line, sent, step).await;
-        let now = Time::of(&line);
-        check_time(&time, &now, step);
-        time = now;
     }
     line.shutdown().await;
 }
 
-fn run(work: impl Future<Output = ()>) {
+pub(super) fn run(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(work);
 }

@@ -134,7 +134,10 @@ impl Engine {
             }
             PreparedView::Own { live, staged } => {
                 if let Some((staged, frontier)) = staged {
-                    let generation = Some(live.table().snapshot().generation() + 1);
+                    let before = live.table().snapshot();
+                    // The empty state of a new view is no generation of it.
+                    let made = before.definition().is_some() || !frontier.is_empty();
+                    let generation = Some(before.generation() + i64::from(made));
                     let definition = Some(live.view().fingerprint());
                     live.table().switch(staged, Commit { frontier, generation, definition }).await?;
                 }
