@@ -284,12 +284,17 @@ fn unpack(values: &[ArrayRef]) -> Result<(Vec<ArrayRef>, Option<BooleanArray>)> 
 }
 
 /// The struct of a state. Accumulators name fields within their state as they like; here names are fixed.
-fn pack(fields: &Fields, columns: Vec<ArrayRef>) -> Result<StructArray> {
+fn pack(fields: &Fields, columns: &[ArrayRef]) -> Result<StructArray> {
+    Ok(StructArray::try_new(fields.clone(), named(fields, columns)?, None)?)
+}
+
+/// State columns with the names within them that the state's type says.
+fn named(fields: &Fields, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
     let columns = columns.iter().zip(fields).map(|(column, field)| {
         let named = super::storage::restore_array(column, field.data_type());
         named.map_err(|e| datafusion::common::DataFusionError::External(Box::new(e)))
     });
-    Ok(StructArray::try_new(fields.clone(), columns.collect::<Result<Vec<_>>>()?, None)?)
+    columns.collect()
 }
 
 /// Accumulates one group.
@@ -320,7 +325,7 @@ impl Accumulator for RowAccumulator {
         }
         let columns =
             self.inner.state()?.iter().map(|value| value.to_array_of_size(1)).collect::<Result<Vec<_>>>()?;
-        Ok(ScalarValue::Struct(Arc::new(pack(&self.fields, columns)?)))
+        Ok(ScalarValue::Struct(Arc::new(pack(&self.fields, &columns)?)))
     }
 
     fn size(&self) -> usize {
@@ -328,7 +333,10 @@ impl Accumulator for RowAccumulator {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.inner.state()
+        let columns =
+            self.inner.state()?.iter().map(|value| value.to_array_of_size(1)).collect::<Result<Vec<_>>>()?;
+        let columns = named(&self.fields, &columns)?;
+        columns.iter().map(|column| ScalarValue::try_from_array(column, 0)).collect()
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
@@ -375,11 +383,11 @@ impl GroupsAccumulator for VectorAccumulator {
             return self.inner.evaluate(emit_to);
         }
         let columns = self.inner.state(emit_to)?;
-        Ok(Arc::new(pack(&self.fields, columns)?))
+        Ok(Arc::new(pack(&self.fields, &columns)?))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        self.inner.state(emit_to)
+        named(&self.fields, &self.inner.state(emit_to)?)
     }
 
     fn merge_batch(
@@ -397,7 +405,7 @@ impl GroupsAccumulator for VectorAccumulator {
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
         if self.phase == Phase::State {
-            return self.inner.convert_to_state(values, opt_filter);
+            return named(&self.fields, &self.inner.convert_to_state(values, opt_filter)?);
         }
         let (states, valid) = unpack(values)?;
         if valid.is_some() || opt_filter.is_some() {

@@ -86,6 +86,9 @@ fn store(column: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
 
 /// `column`, which was stored, as the `target` that it came from. Nested fields are matched by position.
 pub(super) fn restore_array(column: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
+    if column.data_type() == target {
+        return Ok(column.clone());
+    }
     match (column.data_type(), target) {
         (DataType::Struct(_), DataType::Struct(fields)) => map_struct(column, fields, restore_array),
         (_, DataType::List(item)) => {
