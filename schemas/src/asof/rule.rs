@@ -11,7 +11,7 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use super::AsofJoin;
 use crate::functions::markers::{ASOF, ASOF_USING, misplaced};
 
-/// Replaces marked joins by [`AsofJoin`]; must run before every rule that knows about joins.
+/// Replaces marked joins by an operator of their own; must run before every rule that knows about joins.
 #[derive(Debug, Default)]
 pub struct FindAsofJoins;
 

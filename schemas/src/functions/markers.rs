@@ -2,7 +2,7 @@
 //!
 //! `time_bucket_gapfill`, `locf` and `interpolate` are replaced by [`crate::gapfill`]; `asof` and `asof_using`,
 //! which only [`crate::sql_comfort`] writes, by [`crate::asof`]. Where a rule leaves one behind, the query used
-//! it where it has no meaning, and [`misplaced`] says what to do.
+//! it where it has no meaning, and `misplaced` says what to do.
 
 use std::sync::Arc;
 

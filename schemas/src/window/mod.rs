@@ -10,7 +10,7 @@
 //! - [`ExpandWindows`] gives an ad-hoc query its meaning: every event is repeated once per window.
 //! - A view keeps state per [pane](WindowKind::pane), the longest stretch of time of which no window holds a part
 //!   only, and repeats *state* when it is read. Session state carries the first and the last event time of its
-//!   stretch, and [merging](sessions::with_sessions) joins what lies within the gap.
+//!   stretch, and merging joins what lies within the gap.
 
 mod calls;
 mod expand;
