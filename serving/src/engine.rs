@@ -74,8 +74,13 @@ impl QueryEngine {
         let session = context(self.limits.partitions, self.runtime.clone());
         let scope = Arc::new(Scope::default());
         let catalog = MemoryCatalogProvider::new();
-        let schemas =
-            [("public", layer), ("merged", Layer::Merged), ("batch", Layer::Batch), ("speed", Layer::Speed)];
+        let schemas = [
+            ("public", layer),
+            ("iot", layer),
+            ("merged", Layer::Merged),
+            ("batch", Layer::Batch),
+            ("speed", Layer::Speed),
+        ];
         for (name, layer) in schemas {
             let tables = Tables { sources: self.sources.clone(), layer, scope: scope.clone() };
             catalog.register_schema(name, Arc::new(tables))?;

@@ -87,7 +87,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-async fn open(dir: &Path) -> Arc<Line> {
+pub(super) async fn open(dir: &Path) -> Arc<Line> {
     let config = LineConfig {
         ingest: IngestConfig { seal_age: Duration::from_secs(3600), ..IngestConfig::default() },
         scheduled_batches: false,

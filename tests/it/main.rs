@@ -11,4 +11,5 @@ mod random_views;
 mod reconnect;
 mod sql_surface;
 mod tidy;
+mod view_change;
 mod windows;

@@ -12,7 +12,8 @@ use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, ViewD
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::layout::raw_schema;
 use iot_schemas::raw::RawStreams;
-use iot_schemas::view::{CompiledView, lineage, source_of};
+use iot_schemas::session::context;
+use iot_schemas::view::{CompiledView, Layer, lineage, source_of};
 use iot_schemas::{Error, Result};
 use iot_serving::query::{Queries, QueryRequest};
 use iot_serving::verify::verify_view;
@@ -86,7 +87,7 @@ impl Control for Line {
         let mut described = json!({ "kind": kind, "name": name, "definition": document.text });
         let more = match kind {
             Kind::Stream => self.describe_stream(name)?,
-            Kind::View => self.describe_view(name)?,
+            Kind::View => self.describe_view(name).await?,
             Kind::Rule => {
                 json!({ "alerts": self.alerts.current().iter().filter(|a| a.rule == name).count() })
             }
@@ -402,8 +403,11 @@ impl Line {
         }))
     }
 
-    fn describe_view(&self, name: &str) -> Result<Value> {
+    async fn describe_view(&self, name: &str) -> Result<Value> {
         let snapshot = self.speed.snapshot(name)?;
+        let groups = snapshot.view.merge_plan(snapshot.states(Layer::Merged).await?)?;
+        let session = context(1, self.queries.runtime().clone());
+        let groups = session.execute_logical_plan(groups).await?.count().await? as u64;
         let files = snapshot.batch.files();
         let batch_rows: u64 = files.iter().map(|file| file.rows).sum();
         let batch_bytes: u64 = files.iter().map(|file| file.bytes).sum();
@@ -418,7 +422,11 @@ impl Line {
             .collect();
         Ok(json!({
             "stream": snapshot.view.stream(),
+            "reads_state_of": snapshot.view.state_owner(),
             "state": state,
+            "groups": groups,
+            "bytes_per_group": { "disk": batch_bytes.checked_div(groups),
+                                 "memory": (speed_bytes as u64).checked_div(groups) },
             "batch": { "generation": snapshot.batch.generation(), "frontier": snapshot.batch.frontier(),
                        "rows": batch_rows, "bytes": batch_bytes, "files": files.len(),
                        "bytes_per_row": batch_bytes.checked_div(batch_rows) },

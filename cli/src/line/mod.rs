@@ -17,6 +17,7 @@ mod offline;
 pub mod server;
 mod system_tables;
 mod upkeep;
+mod view_status;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

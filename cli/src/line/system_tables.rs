@@ -1,4 +1,5 @@
-//! The system's own tables, as queries find them: `alerts`, `devices`, `late`, `watermarks`.
+//! The system's own tables, as queries find them: `alerts`, `devices`, `late`, `watermarks`,
+//! `view_status`.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use iot_speed_layer::SpeedLayer;
 use iot_speed_layer::alert_log::{AlertTable, alert_schema};
 
 use super::devices::Devices;
+use super::view_status;
 
 /// The system's own tables.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ fn in_memory(name: &str, rows: RecordBatch) -> Result<LogicalPlanBuilder> {
 #[async_trait]
 impl SystemTables for LineTables {
     fn names(&self) -> Vec<String> {
-        ["alerts", "devices", "late", "watermarks"].map(str::to_owned).to_vec()
+        ["alerts", "devices", "late", "view_status", "watermarks"].map(str::to_owned).to_vec()
     }
 
     async fn rows(&self, name: &str) -> Result<Option<LogicalPlan>> {
@@ -58,6 +60,7 @@ impl SystemTables for LineTables {
             "alerts" => Ok(Some(self.alert_rows().await?)),
             "devices" => Ok(Some(self.devices.rows().await?)),
             "late" => Ok(Some(in_memory(name, self.speed.late_rows())?.build()?)),
+            "view_status" => Ok(Some(in_memory(name, view_status::rows(&*self.speed)?)?.build()?)),
             "watermarks" => Ok(Some(in_memory(name, self.speed.watermark_rows())?.build()?)),
             _ => Ok(None),
         }

@@ -305,15 +305,15 @@ impl CompiledView {
 
     /// State rows as they are stored, as a plan over [`Self::state_schema`].
     pub fn stored_states(&self, table: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
-        let scan = LogicalPlanBuilder::scan("states", provider_as_source(table), None)?.build()?;
+        let scan = LogicalPlanBuilder::scan("batch_state", provider_as_source(table), None)?.build()?;
         let restored = self.state_schema.fields().iter().map(|field| {
             let stored = scan.schema().field_with_unqualified_name(field.name())?;
             let column =
-                Expr::Column(Column::from_qualified_name(format!("states.{}", quoted(field.name()))));
+                Expr::Column(Column::from_qualified_name(format!("batch_state.{}", quoted(field.name()))));
             Ok(if stored.data_type() == field.data_type() {
                 column
             } else {
-                storage::restore(column, field.data_type()).alias_qualified(Some("states"), field.name())
+                storage::restore(column, field.data_type()).alias_qualified(Some("batch_state"), field.name())
             })
         });
         let restored = restored.collect::<Result<Vec<_>>>()?;

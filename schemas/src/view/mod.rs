@@ -118,7 +118,9 @@ pub async fn open_table(
 pub fn states_in_memory(schema: &SchemaRef, batches: Vec<RecordBatch>) -> DataFusionResult<LogicalPlan> {
     let table = MemTable::try_new(schema.clone(), vec![batches])?;
     let source = datafusion::datasource::provider_as_source(Arc::new(table));
-    LogicalPlanBuilder::scan("states", source, None)?.project(crate::view::compile::columns(schema))?.build()
+    LogicalPlanBuilder::scan("speed_state", source, None)?
+        .project(crate::view::compile::columns(schema))?
+        .build()
 }
 
 #[cfg(test)]
