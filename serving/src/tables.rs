@@ -67,7 +67,7 @@ fn view_meta(name: &str, snapshot: &ViewSnapshot) -> ViewMeta {
         batch_generation: snapshot.batch.generation(),
         batch_frontier: snapshot.batch.frontier().clone(),
         frontier: snapshot.frontier.clone(),
-        speed_rows: snapshot.speed.iter().map(|batch| batch.num_rows() as u64).sum(),
+        speed_rows: snapshot.speed_rows(),
         batch_files: snapshot.batch.file_count() as u64,
         watermark: snapshot.watermark.map(micros_rfc3339::to_text),
         late_events: snapshot.late_events,

@@ -11,14 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow::array::AsArray;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use iot_schemas::alert::{AlertFeed, Transition};
 use iot_schemas::batch::Views;
 use iot_schemas::catalog::RuleDef;
 use iot_schemas::clock::Clock;
-use iot_schemas::layout::DEVICE_ID;
 use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
@@ -150,20 +148,14 @@ impl SpeedLayer {
         }
     }
 
-    fn note_devices(&self, rows: &arrow::record_batch::RecordBatch) {
-        let Some(ids) = rows.column_by_name(DEVICE_ID).and_then(|column| column.as_string_opt::<i32>())
-        else {
-            return;
-        };
+    fn note_devices<'a>(&self, ids: impl Iterator<Item = &'a str>) {
         let mut devices = self.devices.lock();
-        let mut previous = None;
-        for id in ids.iter().flatten() {
-            if previous != Some(id) && devices.len() < MAX_DEVICES {
+        for id in ids {
+            if devices.len() < MAX_DEVICES {
                 let mut hasher = DefaultHasher::new();
                 id.hash(&mut hasher);
                 devices.insert(hasher.finish());
             }
-            previous = Some(id);
         }
     }
 
@@ -232,6 +224,8 @@ pub struct Engine {
     processed: Frontier,
     /// Ends of epochs that may not be sealed yet.
     ends: VecDeque<(NodeId, Seq)>,
+    /// The views of which somebody wants to see what the batch in hand changes.
+    eager: Vec<Arc<LiveView>>,
     /// What the batch in hand has added to the states it was taken into.
     applied: Vec<(Arc<LiveView>, Option<Vec<RecordBatch>>)>,
     schemas: HashMap<Arc<str>, SchemaRef>,
@@ -274,6 +268,7 @@ impl Engine {
             processed: Frontier::empty(),
             ends: VecDeque::new(),
             schemas: HashMap::new(),
+            eager: Vec::new(),
             applied: Vec::new(),
         };
         (engine, shared)
@@ -342,8 +337,11 @@ impl Engine {
                 found.extend(self.rules.evaluate(&batch.stream, &batch.rows, &at));
                 found.extend(self.rules.advance(&batch.stream, &at));
             }
+            let views = self.views_on(&batch.stream);
             self.applied.clear();
-            for live in self.views_on(&batch.stream) {
+            self.eager =
+                views.iter().filter(|live| self.is_eager(live.view(), seen.as_ref())).cloned().collect();
+            for live in views {
                 match self.take_into(&live, batch, seen.as_ref()).await {
                     Ok(transitions) => found.extend(transitions),
                     Err(e) => self.failed(&format!("view `{}`", live.view().name()), &e),
@@ -378,12 +376,20 @@ impl Engine {
         self.rules.reconcile(&self.alerts.current(), &at)
     }
 
+    /// Whether somebody wants to see what a group changes in a view: a rule, a reader, the ledger of late events.
+    fn is_eager(&self, view: &CompiledView, seen: Option<&Observed>) -> bool {
+        seen.is_some_and(Observed::has_late)
+            || self.rules.watches(view.name())
+            || self.shared.feed.is_followed(view.name())
+    }
+
     /// Takes a batch into a view's state, once for all views that share it.
     async fn apply(&mut self, live: &Arc<LiveView>, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
         if let Some((_, states)) = self.applied.iter().find(|(done, _)| done.shares_state_with(live)) {
             return Ok(states.clone());
         }
-        let states = live.apply(batch).await?;
+        let eager = self.eager.iter().any(|view| view.shares_state_with(live));
+        let states = live.apply(batch, eager).await?;
         self.applied.push((live.clone(), states.clone()));
         Ok(states)
     }

@@ -3,7 +3,7 @@
 //! The unit is the log group, as for everything that must come out the same in a replay: an event is late if it is
 //! before the watermark that the group found, and the group's events move the watermark together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -42,18 +42,35 @@ pub(crate) struct Observed {
     pub(crate) arrival: Option<i64>,
 }
 
+impl Observed {
+    /// Whether some of the events were late.
+    pub(crate) fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+}
+
 impl EventTime {
     /// Takes in the events of one group.
-    pub(crate) fn observe(&mut self, stream: &Arc<str>, rows: &RecordBatch, limits: &TimeLimits) -> Observed {
+    ///
+    /// `met` is told every device of the group once.
+    pub(crate) fn observe(
+        &mut self,
+        stream: &Arc<str>,
+        rows: &RecordBatch,
+        limits: &TimeLimits,
+        met: impl FnOnce(&mut dyn Iterator<Item = &str>),
+    ) -> Observed {
         let watermark = self.streams.entry(stream.clone()).or_default();
         let mut seen = Observed { closed_up_to: watermark.value(), ..Observed::default() };
         let Some(columns) = Columns::of(rows) else { return seen };
-        let mut newest: HashMap<&str, (i64, i64)> = HashMap::new();
+        let mut newest: ahash::HashMap<&str, (i64, i64)> = ahash::HashMap::default();
+        let mut ahead_only = Vec::new();
         for (device, time, arrival) in columns.iter() {
             seen.arrival = seen.arrival.max(Some(arrival));
             if limits.is_future(time, arrival) {
                 let ahead = Tally::of(1, time.saturating_sub(arrival), arrival);
                 self.ledger.note(stream, device, Kind::Future, ahead);
+                ahead_only.push(device);
                 continue;
             }
             if let Some(edge) = seen.closed_up_to.filter(|edge| time < *edge) {
@@ -68,6 +85,7 @@ impl EventTime {
             let known = newest.entry(device).or_insert((time, arrival));
             *known = (known.0.max(time), known.1.max(arrival));
         }
+        met(&mut newest.keys().copied().chain(ahead_only));
         for (device, (time, arrival)) in newest {
             watermark.observe(device, time, arrival, limits);
         }
@@ -221,10 +239,10 @@ mod tests {
     #[test]
     fn a_group_is_judged_by_the_watermark_that_it_found() {
         let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(&stream, &rows(&[("a", 500, 500), ("a", 100, 500)]), &LIMITS);
+        time.observe(&stream, &rows(&[("a", 500, 500), ("a", 100, 500)]), &LIMITS, |_| ());
         assert_eq!(counts(&time), (Some(490), 0, 0));
         let seen =
-            time.observe(&stream, &rows(&[("a", 489, 501), ("a", 490, 501), ("b", 100, 502)]), &LIMITS);
+            time.observe(&stream, &rows(&[("a", 489, 501), ("a", 490, 501), ("b", 100, 502)]), &LIMITS, |_| ());
         assert_eq!((seen.closed_up_to, seen.late), (Some(490), vec![100, 489]));
         assert_eq!(counts(&time), (Some(490), 2, 0));
     }
@@ -232,9 +250,9 @@ mod tests {
     #[test]
     fn an_event_from_too_far_in_the_future_moves_nothing_and_is_counted() {
         let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(&stream, &rows(&[("a", 500, 500), ("ahead", 601, 500), ("ahead", 600, 500)]), &LIMITS);
+        time.observe(&stream, &rows(&[("a", 500, 500), ("ahead", 601, 500), ("ahead", 600, 500)]), &LIMITS, |_| ());
         assert_eq!(counts(&time), (Some(490), 0, 1));
-        time.observe(&stream, &rows(&[("ahead", 5_000, 510)]), &LIMITS);
+        time.observe(&stream, &rows(&[("ahead", 5_000, 510)]), &LIMITS, |_| ());
         assert_eq!(counts(&time), (Some(490), 0, 2));
         let progress = time.progress("s");
         assert_eq!((progress.newest_event, progress.newest_arrival), (Some(600), Some(510)));
@@ -243,13 +261,13 @@ mod tests {
     #[test]
     fn the_state_survives_a_restart() {
         let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(&stream, &rows(&[("a", 500, 500), ("b", 520, 500), ("c", 5_000, 500)]), &LIMITS);
-        time.observe(&stream, &rows(&[("a", 100, 501)]), &LIMITS);
+        time.observe(&stream, &rows(&[("a", 500, 500), ("b", 520, 500), ("c", 5_000, 500)]), &LIMITS, |_| ());
+        time.observe(&stream, &rows(&[("a", 100, 501)]), &LIMITS, |_| ());
         let saved = serde_json::to_vec(&time.save()).unwrap();
         let mut restored = EventTime::restore(serde_json::from_slice(&saved).unwrap());
         let later = rows(&[("a", 540, 502), ("b", 50, 502)]);
-        time.observe(&stream, &later, &LIMITS);
-        restored.observe(&stream, &later, &LIMITS);
+        time.observe(&stream, &later, &LIMITS, |_| ());
+        restored.observe(&stream, &later, &LIMITS, |_| ());
         assert_eq!(counts(&time), (Some(510), 2, 1));
         assert_eq!(counts(&restored), counts(&time));
         assert_eq!(restored.late_rows(|_| None), time.late_rows(|_| None));

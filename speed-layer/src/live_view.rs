@@ -14,7 +14,7 @@ use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::RawSnapshot;
 use iot_schemas::session::{context, small_context};
 use iot_schemas::table::{Table, TableSnapshot, cast_to};
-use iot_schemas::view::{BatchPlan, CompiledView, ViewSnapshot, plan_over_batches};
+use iot_schemas::view::{BatchPlan, CompiledView, ViewSnapshot, bytes_of, plan_over_batches};
 use parking_lot::RwLock;
 
 use crate::error::Result;
@@ -23,6 +23,10 @@ use crate::error::Result;
 const MERGE_AFTER_BATCHES: usize = 32;
 /// ... or this many, whatever their size.
 const MERGE_AT_LATEST: usize = 256;
+
+/// Events that no rule and no reader waits for are turned into state this many rows at a time: large batches have
+/// fewer groups per event. A query turns those that are waiting into state itself.
+const FLUSH_ROWS: usize = 65_536;
 
 /// A view in force: what it makes of its state, and the state, which it may share with the views that read it.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ struct Epoch {
     /// State rows; the first `merged` batches have one row per group.
     states: Vec<RecordBatch>,
     merged: usize,
+    /// Events that are not in `states` yet.
+    pending: Vec<RecordBatch>,
 }
 
 impl LiveView {
@@ -129,12 +135,7 @@ impl LiveView {
             let states = session.execute_logical_plan(plan).await?.collect().await?;
             for (node, end) in sealed.iter() {
                 // State does not say which node it came from; a frontier of several nodes is covered as a whole.
-                live.epochs.push_back(Epoch {
-                    node: node.clone(),
-                    end: Some(end),
-                    states: Vec::new(),
-                    merged: 0,
-                });
+                live.epochs.push_back(Epoch::new(node.clone(), Some(end)));
             }
             if let Some(last) = live.epochs.back_mut() {
                 last.states = states;
@@ -150,7 +151,7 @@ impl LiveView {
                     self.close_epoch(&node, end).await?;
                 }
             }
-            self.apply(&batch).await?;
+            self.apply(&batch, false).await?;
         }
         for (node, end) in ends {
             self.close_epoch(&node, end).await?;
@@ -159,25 +160,58 @@ impl LiveView {
         Ok(())
     }
 
-    /// Takes in the events of one group and returns their state rows; `None` if they are in already.
-    pub(crate) async fn apply(&self, batch: &MicroBatch) -> Result<Option<Vec<RecordBatch>>> {
+    /// Takes in the events of one group and returns their state rows; `None` if they are in already. If nobody is
+    /// `eager` to see the state rows, none are returned, and they may be made later.
+    pub(crate) async fn apply(&self, batch: &MicroBatch, eager: bool) -> Result<Option<Vec<RecordBatch>>> {
         if self.state.live.read().position.covers(&batch.node, batch.last_seq) {
             return Ok(None);
         }
         let rows = cast_to(&batch.rows, self.state.owner.input_schema())?;
+        if !eager {
+            let full = {
+                let mut live = self.state.live.write();
+                live.position.advance(&batch.node, batch.last_seq);
+                let epoch = live.open_epoch(&batch.node);
+                epoch.pending.push(rows);
+                epoch.pending_rows() >= FLUSH_ROWS
+            };
+            if full {
+                self.flush(&batch.node).await?;
+            }
+            return Ok(Some(Vec::new()));
+        }
         let states = self.state.state.run(vec![rows]).await?;
         let crowded = {
             let mut live = self.state.live.write();
-            let epoch = live.open_epoch(&batch.node);
-            epoch.states.extend(states.iter().filter(|s| s.num_rows() > 0).cloned());
-            let crowded = epoch.is_crowded();
             live.position.advance(&batch.node, batch.last_seq);
-            crowded
+            live.open_epoch(&batch.node).add(&states)
         };
         if crowded {
             self.merge_open_epoch(&batch.node).await?;
         }
         Ok(Some(states))
+    }
+
+    /// Turns the waiting events of the open epoch into state.
+    async fn flush(&self, node: &NodeId) -> Result<()> {
+        let pending = self.open_epoch_of(node, |epoch| epoch.pending.clone());
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let states = self.state.state.run(pending.clone()).await?;
+        // Only the engine adds to the open epoch, and the engine is here: nothing has come in between.
+        let crowded = {
+            let mut live = self.state.live.write();
+            let epoch = live.open_epoch(node);
+            epoch.pending.drain(..pending.len());
+            epoch.add(&states)
+        };
+        if crowded { Box::pin(self.merge_open_epoch(node)).await } else { Ok(()) }
+    }
+
+    fn open_epoch_of(&self, node: &NodeId, what: impl Fn(&Epoch) -> Vec<RecordBatch>) -> Vec<RecordBatch> {
+        let live = self.state.live.read();
+        live.epochs.iter().find(|e| e.end.is_none() && e.node == *node).map(what).unwrap_or_default()
     }
 
     /// Notes that a group without events for this view has passed.
@@ -187,6 +221,7 @@ impl LiveView {
 
     /// Ends the open epoch of `node`.
     pub(crate) async fn close_epoch(&self, node: &NodeId, end: Seq) -> Result<()> {
+        self.flush(node).await?;
         self.merge_open_epoch(node).await?;
         let mut live = self.state.live.write();
         if let Some(epoch) = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node) {
@@ -206,21 +241,35 @@ impl LiveView {
     pub(crate) fn snapshot(&self) -> ViewSnapshot {
         let (epochs, position) = {
             let live = self.state.live.read();
-            let epochs: Vec<(NodeId, Option<Seq>, Vec<RecordBatch>)> =
-                live.epochs.iter().map(|e| (e.node.clone(), e.end, e.states.clone())).collect();
+            let epochs: Vec<_> = live
+                .epochs
+                .iter()
+                .map(|e| (e.node.clone(), e.end, e.states.clone(), e.pending.clone()))
+                .collect();
             (epochs, live.position.clone())
         };
         let batch = self.batch();
         let covered = batch.frontier();
-        let speed = epochs
+        // An open epoch may have been closed, sealed and covered in the meantime; it ended at the position then.
+        let after = epochs
             .into_iter()
-            // An open epoch may have been closed, sealed and covered in the meantime; it ended at the position then.
-            .filter(|(node, end, _)| !covered.covers(node, end.unwrap_or_else(|| position.get(node))))
-            .flat_map(|(_, _, states)| states)
-            .collect();
+            .filter(|(node, end, ..)| !covered.covers(node, end.unwrap_or_else(|| position.get(node))));
+        let (mut speed, mut pending) = (Vec::new(), Vec::new());
+        for (_, _, states, events) in after {
+            speed.extend(states);
+            pending.extend(events);
+        }
         let mut frontier = position;
         frontier.join(covered);
-        ViewSnapshot { view: self.view.clone(), batch, speed, frontier, watermark: None, late_events: 0 }
+        ViewSnapshot {
+            view: self.view.clone(),
+            batch,
+            speed,
+            pending,
+            frontier,
+            watermark: None,
+            late_events: 0,
+        }
     }
 
     /// Merges state rows to one per group.
@@ -235,21 +284,27 @@ impl LiveView {
         Ok(concat_batches(self.view.output_schema(), &rows)?)
     }
 
-    /// State rows and bytes in memory.
+    /// State rows in memory, and the bytes of these and of waiting events. Nothing if another view has the state.
     pub(crate) fn size(&self) -> (usize, usize) {
+        if self.view.state_owner() != self.view.name() {
+            return (0, 0);
+        }
         let live = self.state.live.read();
-        let batches = live.epochs.iter().flat_map(|epoch| &epoch.states);
-        batches.fold((0, 0), |(rows, bytes), b| (rows + b.num_rows(), bytes + b.get_array_memory_size()))
+        let states = live.epochs.iter().flat_map(|epoch| &epoch.states);
+        let (rows, bytes) =
+            states.fold((0, 0), |(rows, bytes), b| (rows + b.num_rows(), bytes + bytes_of(b)));
+        let pending = live.epochs.iter().flat_map(|epoch| &epoch.pending);
+        (rows, bytes + pending.map(bytes_of).sum::<usize>())
     }
 
     async fn merge_open_epoch(&self, node: &NodeId) -> Result<()> {
-        let states = {
-            let live = self.state.live.read();
-            match live.epochs.iter().find(|e| e.end.is_none() && e.node == *node) {
-                Some(epoch) if epoch.states.len() > epoch.merged => epoch.states.clone(),
-                _ => return Ok(()),
-            }
+        let unmerged = |epoch: &Epoch| {
+            if epoch.states.len() > epoch.merged { epoch.states.clone() } else { Vec::new() }
         };
+        let states = self.open_epoch_of(node, unmerged);
+        if states.is_empty() {
+            return Ok(());
+        }
         // Only the engine adds to the open epoch, and the engine is here: nothing has come in between.
         let merged = self.state.merge.run(states).await?;
         let mut live = self.state.live.write();
@@ -276,7 +331,7 @@ impl Live {
     fn open_epoch(&mut self, node: &NodeId) -> &mut Epoch {
         let open = self.epochs.iter().position(|e| e.end.is_none() && e.node == *node);
         let index = open.unwrap_or_else(|| {
-            self.epochs.push_back(Epoch { node: node.clone(), end: None, states: Vec::new(), merged: 0 });
+            self.epochs.push_back(Epoch::new(node.clone(), None));
             self.epochs.len() - 1
         });
         &mut self.epochs[index]
@@ -284,6 +339,20 @@ impl Live {
 }
 
 impl Epoch {
+    fn new(node: NodeId, end: Option<Seq>) -> Self {
+        Self { node, end, states: Vec::new(), merged: 0, pending: Vec::new() }
+    }
+
+    fn pending_rows(&self) -> usize {
+        self.pending.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Adds state rows; says whether it is time to merge.
+    fn add(&mut self, states: &[RecordBatch]) -> bool {
+        self.states.extend(states.iter().filter(|s| s.num_rows() > 0).cloned());
+        self.is_crowded()
+    }
+
     fn covered_by(&self, frontier: &Frontier) -> bool {
         self.end.is_some_and(|end| frontier.covers(&self.node, end))
     }

@@ -41,6 +41,11 @@ impl ViewFeed {
         changes
     }
 
+    /// Whether somebody follows the view.
+    pub(crate) fn is_followed(&self, view: &str) -> bool {
+        self.followed.lock().records.get(view).is_some_and(|record| record.changes.strong_count() > 0)
+    }
+
     /// Writes down the keys that a group touches, from the state rows that a view made of it.
     pub(crate) fn stage(&self, view: &CompiledView, states: &[RecordBatch], revisions: BTreeMap<i64, u64>) {
         let record = self.followed.lock().records.get(view.name()).map(|record| record.changes.clone());

@@ -35,7 +35,9 @@ fn main() {
     let batches = events();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     println!("views   events/CPU-s   CPU-s   wall-s   state rows   state MiB");
-    for views in [1, 10, 50] {
+    let wanted = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect::<Vec<usize>>();
+    let wanted = if wanted.is_empty() { vec![1, 10, 50] } else { wanted };
+    for views in wanted {
         runtime.block_on(measure(views, &batches));
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use async_trait::async_trait;
 use iot_schemas::alert::{AlertFeed, AlertState, micros_rfc3339};
@@ -346,7 +345,7 @@ impl Line {
                 "batch_frontier": snapshot.batch.frontier().to_string(),
                 "frontier": snapshot.frontier.to_string(),
                 "batch_rows": snapshot.batch.row_count(),
-                "speed_rows": snapshot.speed.iter().map(RecordBatch::num_rows).sum::<usize>(),
+                "speed_rows": snapshot.speed_rows(),
                 "batch_every": humantime::format_duration(snapshot.view.def().batch.interval()).to_string(),
             })))
         };
@@ -411,8 +410,7 @@ impl Line {
         let files = snapshot.batch.files();
         let batch_rows: u64 = files.iter().map(|file| file.rows).sum();
         let batch_bytes: u64 = files.iter().map(|file| file.bytes).sum();
-        let speed_rows: usize = snapshot.speed.iter().map(RecordBatch::num_rows).sum();
-        let speed_bytes: usize = snapshot.speed.iter().map(RecordBatch::get_array_memory_size).sum();
+        let (speed_rows, speed_bytes) = (snapshot.speed_rows(), snapshot.speed_bytes());
         let state: Vec<Value> = snapshot
             .view
             .state_schema()
@@ -426,7 +424,7 @@ impl Line {
             "state": state,
             "groups": groups,
             "bytes_per_group": { "disk": batch_bytes.checked_div(groups),
-                                 "memory": (speed_bytes as u64).checked_div(groups) },
+                                 "memory": speed_bytes.checked_div(groups) },
             "batch": { "generation": snapshot.batch.generation(), "frontier": snapshot.batch.frontier(),
                        "rows": batch_rows, "bytes": batch_bytes, "files": files.len(),
                        "bytes_per_row": batch_bytes.checked_div(batch_rows) },

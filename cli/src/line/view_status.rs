@@ -32,8 +32,8 @@ pub(super) fn rows(views: &dyn Views) -> Result<RecordBatch> {
         ("watermark", Arc::new(watermark.with_timezone("UTC"))),
         ("batch_rows", number(&|s| s.batch.row_count())?),
         ("batch_files", number(&|s| s.batch.file_count() as u64)?),
-        ("speed_rows", number(&|s| s.speed.iter().map(|b| b.num_rows() as u64).sum())?),
-        ("speed_bytes", number(&|s| s.speed.iter().map(|b| b.get_array_memory_size() as u64).sum())?),
+        ("speed_rows", number(&ViewSnapshot::speed_rows)?),
+        ("speed_bytes", number(&ViewSnapshot::speed_bytes)?),
         ("late_events", number(&|s| s.late_events)?),
     ];
     Ok(RecordBatch::try_from_iter_with_nullable(

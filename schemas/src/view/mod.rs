@@ -49,6 +49,8 @@ pub struct ViewSnapshot {
     pub batch: TableSnapshot,
     /// State rows (of [`CompiledView::state_schema`]) of the positions after that frontier.
     pub speed: Vec<RecordBatch>,
+    /// Events (of [`CompiledView::input_schema`]) after that frontier that are not in `speed` yet.
+    pub pending: Vec<RecordBatch>,
     /// Everything up to here is in one of the two.
     pub frontier: Frontier,
     /// How far the stream's event time has come, microseconds since 1970.
@@ -79,16 +81,32 @@ impl ViewSnapshot {
             }
             _ => None,
         };
-        let speed = match layer {
-            Layer::Batch => Vec::new(),
-            Layer::Merged | Layer::Speed => self.speed.clone(),
+        let (speed, pending) = match layer {
+            Layer::Batch => (Vec::new(), &[][..]),
+            Layer::Merged | Layer::Speed => (self.speed.clone(), &self.pending[..]),
         };
-        let speed = states_in_memory(self.view.state_schema(), speed)?;
+        let mut speed = states_in_memory(self.view.state_schema(), speed)?;
+        if !pending.is_empty() {
+            let schema = self.view.input_schema();
+            let pending =
+                self.view.state_plan(rows_in_memory("waiting_events", schema, pending.to_vec())?)?;
+            speed = LogicalPlanBuilder::from(speed).union(pending)?.build()?;
+        }
         Ok(match batch {
             Some(batch) if layer == Layer::Batch => batch,
             Some(batch) => LogicalPlanBuilder::from(batch).union(speed)?.build()?,
             None => speed,
         })
+    }
+
+    /// State rows in memory, and events that will become some.
+    pub fn speed_rows(&self) -> u64 {
+        self.speed.iter().chain(&self.pending).map(|batch| batch.num_rows() as u64).sum()
+    }
+
+    /// Their bytes.
+    pub fn speed_bytes(&self) -> u64 {
+        self.speed.iter().chain(&self.pending).map(|batch| bytes_of(batch) as u64).sum()
     }
 
     /// The rows of the view as a layer sees them: the lambda equation as a plan.
@@ -116,14 +134,23 @@ pub async fn open_table(
 
 /// State rows in memory as a plan.
 pub fn states_in_memory(schema: &SchemaRef, batches: Vec<RecordBatch>) -> DataFusionResult<LogicalPlan> {
-    let table = MemTable::try_new(schema.clone(), vec![batches])?;
-    let source = datafusion::datasource::provider_as_source(Arc::new(table));
-    LogicalPlanBuilder::scan("speed_state", source, None)?
-        .project(crate::view::compile::columns(schema))?
-        .build()
+    rows_in_memory("speed_state", schema, batches)
 }
 
-#[cfg(test)]
-mod merge_laws;
+fn rows_in_memory(
+    name: &str,
+    schema: &SchemaRef,
+    batches: Vec<RecordBatch>,
+) -> DataFusionResult<LogicalPlan> {
+    let table = MemTable::try_new(schema.clone(), vec![batches])?;
+    let source = datafusion::datasource::provider_as_source(Arc::new(table));
+    LogicalPlanBuilder::scan(name, source, None)?.project(crate::view::compile::columns(schema))?.build()
+}
+
+/// The bytes of a batch's own rows, also where it shares its buffers with others.
+pub fn bytes_of(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+}
+
 #[cfg(test)]
 mod tests;

@@ -32,9 +32,9 @@ impl SpeedLayer {
 impl Engine {
     /// Takes a group's events of one stream into event time.
     pub(super) fn observe(&self, batch: &MicroBatch) -> Observed {
-        self.shared.note_devices(&batch.rows);
         let limits = limits(&*self.raw, &batch.stream).unwrap_or(NO_LIMITS);
-        self.shared.time.write().observe(&batch.stream, &batch.rows, &limits)
+        let met = |devices: &mut dyn Iterator<Item = &str>| self.shared.note_devices(devices);
+        self.shared.time.write().observe(&batch.stream, &batch.rows, &limits, met)
     }
 
     /// After a group: its arrival leaves devices of other streams idle.
