@@ -241,8 +241,12 @@ mod tests {
         let (mut time, stream) = (EventTime::default(), "s".into());
         time.observe(&stream, &rows(&[("a", 500, 500), ("a", 100, 500)]), &LIMITS, |_| ());
         assert_eq!(counts(&time), (Some(490), 0, 0));
-        let seen =
-            time.observe(&stream, &rows(&[("a", 489, 501), ("a", 490, 501), ("b", 100, 502)]), &LIMITS, |_| ());
+        let seen = time.observe(
+            &stream,
+            &rows(&[("a", 489, 501), ("a", 490, 501), ("b", 100, 502)]),
+            &LIMITS,
+            |_| (),
+        );
         assert_eq!((seen.closed_up_to, seen.late), (Some(490), vec![100, 489]));
         assert_eq!(counts(&time), (Some(490), 2, 0));
     }
@@ -250,7 +254,12 @@ mod tests {
     #[test]
     fn an_event_from_too_far_in_the_future_moves_nothing_and_is_counted() {
         let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(&stream, &rows(&[("a", 500, 500), ("ahead", 601, 500), ("ahead", 600, 500)]), &LIMITS, |_| ());
+        time.observe(
+            &stream,
+            &rows(&[("a", 500, 500), ("ahead", 601, 500), ("ahead", 600, 500)]),
+            &LIMITS,
+            |_| (),
+        );
         assert_eq!(counts(&time), (Some(490), 0, 1));
         time.observe(&stream, &rows(&[("ahead", 5_000, 510)]), &LIMITS, |_| ());
         assert_eq!(counts(&time), (Some(490), 0, 2));

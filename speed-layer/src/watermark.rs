@@ -13,9 +13,11 @@
 //! more than that.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
+use ahash::HashMap;
 use iot_schemas::catalog::TimeLimits;
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +28,11 @@ const MAX_DEVICES: usize = 100_000;
 /// The watermark of one stream, and what it is computed from. All times are microseconds since 1970.
 #[derive(Debug, Default)]
 pub(crate) struct Watermark {
-    devices: HashMap<Arc<str>, Device>,
-    /// Each device that may hold the watermark back, once, by an event time not after its newest.
-    slowest: BinaryHeap<Reverse<(i64, Arc<str>)>>,
+    devices: Vec<Device>,
+    /// Where a device stands in `devices`.
+    places: HashMap<Arc<str>, usize>,
+    /// Each device that may hold the watermark back, once, by an event time not after its newest, and its place.
+    slowest: BinaryHeap<Reverse<(i64, usize)>>,
     newest: Option<i64>,
     arrival: Option<i64>,
     value: Option<i64>,
@@ -36,8 +40,9 @@ pub(crate) struct Watermark {
     next_purge: i64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Device {
+    name: Arc<str>,
     newest: i64,
     arrival: i64,
     queued: bool,
@@ -83,11 +88,11 @@ impl Watermark {
 
     /// The devices, in no order.
     pub(crate) fn devices(&self, limits: &TimeLimits) -> impl Iterator<Item = DeviceTime<'_>> {
-        self.devices.iter().map(|(name, device)| DeviceTime {
-            device: name,
+        self.devices.iter().map(|device| DeviceTime {
+            device: &device.name,
             watermark: device.newest,
             arrival: device.arrival,
-            holds: self.holds(device, limits),
+            holds: holds(device, self.arrival, self.newest, limits),
         })
     }
 
@@ -95,16 +100,14 @@ impl Watermark {
     pub(crate) fn observe(&mut self, device: &str, event_time: i64, arrival: i64, limits: &TimeLimits) {
         self.newest = self.newest.max(Some(event_time));
         self.arrival = self.arrival.max(Some(arrival));
-        let Some(known) = self.devices.get_mut(device) else {
-            return self.meet(device, event_time, arrival, limits);
+        let Some(at) = self.places.get(device).copied() else {
+            return self.meet(device.into(), event_time, arrival, limits);
         };
+        let known = &mut self.devices[at];
         known.newest = known.newest.max(event_time);
         known.arrival = known.arrival.max(arrival);
-        if std::mem::replace(&mut known.queued, true) {
-            return;
-        }
-        if let Some((name, known)) = self.devices.get_key_value(device) {
-            self.slowest.push(Reverse((known.newest, name.clone())));
+        if !std::mem::replace(&mut known.queued, true) {
+            self.slowest.push(Reverse((known.newest, at)));
         }
     }
 
@@ -118,39 +121,30 @@ impl Watermark {
 
     /// The least newest event time of the devices that hold the watermark back.
     fn slowest_time(&mut self, limits: &TimeLimits) -> Option<i64> {
-        while let Some(Reverse((known, name))) = self.slowest.pop() {
-            let Some(device) = self.devices.get(&name).copied() else { continue };
-            if !self.holds(&device, limits) {
-                self.set_queued(&name, false);
-                continue;
-            }
-            self.slowest.push(Reverse((device.newest, name)));
-            if known == device.newest {
+        let (arrival, newest) = (self.arrival, self.newest);
+        while let Some(mut top) = self.slowest.peek_mut() {
+            let Reverse((known, at)) = *top;
+            let device = &mut self.devices[at];
+            if !holds(device, arrival, newest, limits) {
+                device.queued = false;
+                PeekMut::pop(top);
+            } else if known == device.newest {
                 return Some(known);
+            } else {
+                *top = Reverse((device.newest, at));
             }
         }
         None
     }
 
-    fn holds(&self, device: &Device, limits: &TimeLimits) -> bool {
-        let (arrival, newest) = (self.arrival.unwrap_or(i64::MIN), self.newest.unwrap_or(i64::MIN));
-        arrival.saturating_sub(device.arrival) < limits.idle
-            && newest.saturating_sub(device.newest) <= limits.lag
-    }
-
-    fn set_queued(&mut self, name: &str, queued: bool) {
-        if let Some(device) = self.devices.get_mut(name) {
-            device.queued = queued;
-        }
-    }
-
-    fn meet(&mut self, name: &str, newest: i64, arrival: i64, limits: &TimeLimits) {
+    fn meet(&mut self, name: Arc<str>, newest: i64, arrival: i64, limits: &TimeLimits) {
         if self.devices.len() >= MAX_DEVICES && !self.forget_idle(limits) {
             return;
         }
-        let name: Arc<str> = name.into();
-        self.devices.insert(name.clone(), Device { newest, arrival, queued: true });
-        self.slowest.push(Reverse((newest, name)));
+        let at = self.devices.len();
+        self.places.insert(name.clone(), at);
+        self.devices.push(Device { name, newest, arrival, queued: true });
+        self.slowest.push(Reverse((newest, at)));
     }
 
     /// Forgets devices that have become idle; whether there is room now.
@@ -160,30 +154,43 @@ impl Watermark {
             return false;
         }
         self.next_purge = now.saturating_add(limits.idle / 8);
-        self.devices.retain(|_, device| now.saturating_sub(device.arrival) < limits.idle);
-        let devices = &self.devices;
-        self.slowest.retain(|Reverse((_, name))| devices.contains_key(name));
+        let known = std::mem::take(&mut self.devices).into_iter();
+        let kept = known.filter(|device| now.saturating_sub(device.arrival) < limits.idle);
+        self.keep(kept.map(|device| (device.name, device.newest, device.arrival)));
         self.devices.len() < MAX_DEVICES
+    }
+
+    /// Exchanges the devices.
+    fn keep(&mut self, devices: impl Iterator<Item = (Arc<str>, i64, i64)>) {
+        let device = |(name, newest, arrival)| Device { name, newest, arrival, queued: true };
+        self.devices = devices.map(device).collect();
+        let placed = self.devices.iter().enumerate();
+        self.places = placed.clone().map(|(at, device)| (device.name.clone(), at)).collect();
+        self.slowest = placed.map(|(at, device)| Reverse((device.newest, at))).collect();
     }
 
     /// The state as plain data.
     pub(crate) fn save(&self) -> SavedWatermark {
+        let devices = self.devices.iter();
         let mut devices: Vec<_> =
-            self.devices.iter().map(|(name, device)| (name.clone(), device.newest, device.arrival)).collect();
+            devices.map(|device| (device.name.clone(), device.newest, device.arrival)).collect();
         devices.sort_unstable();
         SavedWatermark { newest: self.newest, arrival: self.arrival, value: self.value, devices }
     }
 
     /// The watermark that [`Self::save`] was called on: it goes on as if nothing had happened.
     pub(crate) fn restore(saved: SavedWatermark) -> Self {
-        let slowest =
-            saved.devices.iter().map(|(name, newest, _)| Reverse((*newest, name.clone()))).collect();
-        let devices = saved.devices.into_iter();
-        let devices =
-            devices.map(|(name, newest, arrival)| (name, Device { newest, arrival, queued: true })).collect();
-        let SavedWatermark { newest, arrival, value, .. } = saved;
-        Self { devices, slowest, newest, arrival, value, next_purge: 0 }
+        let SavedWatermark { newest, arrival, value, devices } = saved;
+        let mut watermark = Self { newest, arrival, value, ..Self::default() };
+        watermark.keep(devices.into_iter());
+        watermark
     }
+}
+
+/// Whether a device holds the watermark back, given the stream's newest arrival and event time.
+fn holds(device: &Device, arrival: Option<i64>, newest: Option<i64>, limits: &TimeLimits) -> bool {
+    let (arrival, newest) = (arrival.unwrap_or(i64::MIN), newest.unwrap_or(i64::MIN));
+    arrival.saturating_sub(device.arrival) < limits.idle && newest.saturating_sub(device.newest) <= limits.lag
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The line as a whole, in numbers: ingest rate, merged point queries at 1 M and 10 M raw events, and 2,000 seals in
+//! The line as a whole, in numbers: ingest rate, merged point queries at 1 M, 10 M and 100 M raw events, and 2,000 seals in
 //! a row. `cargo bench --bench whole -- point` or `-- seals`
 
 use std::path::Path;
@@ -110,7 +110,7 @@ async fn point() {
         "events     ingest events/s   state rows   point query: speed, sealed, batch, batch + speed (ms, median of 31)"
     );
     let mut fed = 0;
-    for total in [1_000_000, 10_000_000] {
+    for total in [1_000_000, 10_000_000, 100_000_000] {
         let started = Instant::now();
         feed(&line, fed, total - fed).await;
         let rate = (total - fed) as f64 / started.elapsed().as_secs_f64();
