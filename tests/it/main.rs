@@ -7,6 +7,7 @@ mod event_time;
 mod exactness;
 mod garbage;
 mod lambda;
+mod late_data;
 mod random_views;
 mod reconnect;
 mod sql_surface;
