@@ -1,5 +1,6 @@
 //! The whole line, tested from outside: one binary, one module per promise.
 
+mod aggregates;
 mod alerts_stream;
 mod analyst_sql;
 mod crash;
