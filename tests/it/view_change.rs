@@ -49,7 +49,7 @@ async fn feed(line: Arc<Line>, sent: Arc<AtomicUsize>, done: Arc<AtomicBool>) {
     let mut i = 0usize;
     while !done.load(Ordering::Relaxed) {
         let message = |i: usize| {
-            let late = if i % 7 == 0 { 86_400_000 * (i % 30) } else { 0 };
+            let late = if i.is_multiple_of(7) { 86_400_000 * (i % 30) } else { 0 };
             let ts = 1_760_000_000_000 + i * 20 - late;
             let payload = format!("{{\"ts\":{ts},\"temperature\":{}.5,\"n\":{}}}", i % 40, i * 31 % 1_000);
             Message::new(format!("devices/d{}/telemetry", i % 9), payload)
