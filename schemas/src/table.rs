@@ -35,6 +35,8 @@ use crate::position::{Frontier, NodeId};
 
 /// Rows per row group: large enough to compress, small enough that a reader of one device skips most of a file.
 const ROW_GROUP_ROWS: usize = 131_072;
+/// Rows per page: a reader of one device, or of one window of it, decodes whole pages.
+const PAGE_ROWS: usize = 4_096;
 /// Compaction and recompute write files of about this size.
 pub const TARGET_FILE_BYTES: u64 = 128 << 20;
 /// A checkpoint of the log every so many commits.
@@ -585,6 +587,7 @@ fn writer_properties() -> WriterProperties {
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .build()
 }
 
