@@ -6,37 +6,40 @@
 //!
 //! Readers hold a [`TableSnapshot`], which stays valid until its files are vacuumed.
 
-use std::collections::{HashMap, VecDeque};
+mod files;
+mod snapshot;
+mod store;
+
+use std::collections::VecDeque;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
 use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, Metadata, MetadataExt, StructType, Transaction};
-use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
 use futures::{Stream, TryStreamExt};
 use parking_lot::{Mutex, RwLock};
-use url::Url;
 
 use crate::error::{Error, Result};
 use crate::layout::{DEFINITION_APP_ID, GENERATION_APP_ID, frontier_app_id};
 use crate::position::{Frontier, NodeId};
+use files::{
+    STATISTICS_KEYS, create, merge_schemas, removes, statistics, write_files, write_operation,
+    writer_properties,
+};
 
-/// Rows per row group: large enough to compress, small enough that a reader of one device skips most of a file.
-const ROW_GROUP_ROWS: usize = 131_072;
-/// Rows per page: a reader of one device, or of one window of it, decodes whole pages.
-const PAGE_ROWS: usize = 4_096;
+pub use files::cast_to;
+pub use snapshot::{FileInfo, TableSnapshot};
+pub use store::Store;
+
 /// Compaction and recompute write files of about this size.
 pub const TARGET_FILE_BYTES: u64 = 128 << 20;
 /// A checkpoint of the log every so many commits.
@@ -45,51 +48,6 @@ const CHECKPOINT_EVERY: u64 = 25;
 const LOG_KEPT_MS: i64 = 3_600_000;
 /// ... but no more than so many checkpoints back, for every commit lists the log.
 const CHECKPOINTS_KEPT: usize = 8;
-
-/// The root under which all tables live.
-#[derive(Debug, Clone)]
-pub struct Store {
-    root: Url,
-}
-
-impl Store {
-    /// A store in a local directory, which is created.
-    pub fn local(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
-        let dir = dir.canonicalize().map_err(|e| Error::io(format!("opening {}", dir.display()), e))?;
-        let root = Url::from_directory_path(&dir)
-            .map_err(|()| Error::invalid(format!("`{}` is no usable path", dir.display())))?;
-        Ok(Self { root })
-    }
-
-    /// A store at a URL, or in a local directory if `location` has no scheme.
-    pub fn parse(location: &str) -> Result<Self> {
-        match Url::parse(location) {
-            Ok(url) if url.scheme() == "file" => match url.to_file_path() {
-                Ok(dir) => Self::local(&dir),
-                Err(()) => Err(Error::invalid(format!("`{location}` is no local path"))),
-            },
-            Ok(url) if url.scheme().len() > 1 => Err(Error::invalid(format!(
-                "the store `{location}`: this build reads and writes local directories only; give a path or a file:// URL"
-            ))),
-            _ => Self::local(Path::new(location)),
-        }
-    }
-
-    /// The URL of a table or folder.
-    pub fn url(&self, path: &str) -> Result<Url> {
-        self.root
-            .join(&format!("{path}/"))
-            .map_err(|e| Error::invalid(format!("`{path}` below `{}`: {e}", self.root)))
-    }
-
-    /// The local directory behind the store.
-    pub fn local_path(&self, path: &str) -> Result<std::path::PathBuf> {
-        self.url(path)?
-            .to_file_path()
-            .map_err(|()| Error::invalid(format!("`{}` is no local path", self.root)))
-    }
-}
 
 /// What a table is created with.
 #[derive(Debug, Clone)]
@@ -130,19 +88,6 @@ impl Staged {
     pub fn new(schema: SchemaRef, stats_columns: Vec<String>) -> Self {
         Self { schema, stats_columns, adds: Vec::new() }
     }
-}
-
-/// A file of a snapshot.
-#[derive(Debug, Clone)]
-pub struct FileInfo {
-    /// Its path, relative to the table.
-    pub path: String,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// Its rows, if the log knows.
-    pub rows: u64,
-    /// Its partition values.
-    pub partition: Vec<(String, Option<String>)>,
 }
 
 /// A table and its only committer in this process. Cheap to share; commits take turns.
@@ -432,228 +377,6 @@ impl Table {
             tracing::warn!("trimming the log of {}: {e}", self.spec.path);
         }
     }
-}
-
-/// A table at one version.
-#[derive(Clone)]
-pub struct TableSnapshot {
-    delta: DeltaTable,
-    frontier: Frontier,
-    generation: i64,
-    definition: Option<i64>,
-}
-
-impl fmt::Debug for TableSnapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableSnapshot")
-            .field("url", &self.delta.table_url().as_str())
-            .field("version", &self.delta.version())
-            .field("frontier", &self.frontier)
-            .finish_non_exhaustive()
-    }
-}
-
-impl TableSnapshot {
-    async fn read(delta: DeltaTable, nodes: &[NodeId]) -> Result<Self> {
-        let log_store = delta.log_store();
-        let state = delta.snapshot()?;
-        let mut frontier = Frontier::empty();
-        for node in nodes {
-            let version = state.transaction_version(log_store.as_ref(), frontier_app_id(node)).await?;
-            frontier.advance(node, version.unwrap_or(0) as u64);
-        }
-        let generation = state.transaction_version(log_store.as_ref(), GENERATION_APP_ID).await?.unwrap_or(0);
-        let definition = state.transaction_version(log_store.as_ref(), DEFINITION_APP_ID).await?;
-        Ok(Self { delta, frontier, generation, definition })
-    }
-
-    /// The state after a commit to this one.
-    fn advanced(mut self, delta: DeltaTable, commit: Commit) -> Self {
-        self.delta = delta;
-        // An application transaction is what the last commit said, also where that is less (see `reset`).
-        for (node, seq) in commit.frontier.iter() {
-            self.frontier.set(node, seq);
-        }
-        self.generation = commit.generation.unwrap_or(self.generation);
-        self.definition = commit.definition.or(self.definition);
-        self
-    }
-
-    /// The frontier that the rows cover.
-    pub fn frontier(&self) -> &Frontier {
-        &self.frontier
-    }
-
-    /// The batch generation, 0 before the first.
-    pub fn generation(&self) -> i64 {
-        self.generation
-    }
-
-    /// The fingerprint of the view that made the rows.
-    pub fn definition(&self) -> Option<i64> {
-        self.definition
-    }
-
-    /// The version in the Delta log.
-    pub fn version(&self) -> u64 {
-        self.delta.version().unwrap_or(0)
-    }
-
-    /// The columns.
-    pub fn schema(&self) -> SchemaRef {
-        let state = self.delta.snapshot().expect("a snapshot is made from a loaded table");
-        state.snapshot().arrow_schema()
-    }
-
-    /// The live files.
-    pub fn files(&self) -> Vec<FileInfo> {
-        let state = self.delta.snapshot().expect("a snapshot is made from a loaded table");
-        state
-            .log_data()
-            .iter()
-            .map(|file| FileInfo {
-                path: file.path().into_owned(),
-                bytes: file.size().max(0) as u64,
-                rows: file.num_records().unwrap_or(0) as u64,
-                partition: {
-                    let mut values: Vec<_> = file.partition_values_map().into_iter().collect();
-                    values.sort();
-                    values
-                },
-            })
-            .collect()
-    }
-
-    /// How many live files there are.
-    pub fn file_count(&self) -> usize {
-        self.delta.snapshot().map_or(0, |state| state.log_data().num_files())
-    }
-
-    /// The rows, from the log's statistics.
-    pub fn row_count(&self) -> u64 {
-        self.files().iter().map(|file| file.rows).sum()
-    }
-
-    /// The rows as a DataFusion table. Filters prune files by partition and statistics.
-    pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
-        Ok(self.delta.table_provider().await?)
-    }
-
-    /// The rows of some of its files.
-    pub async fn provider_of(&self, files: &[FileInfo]) -> Result<Arc<dyn TableProvider>> {
-        Ok(self.delta.table_provider().with_file_paths(files.iter().map(|file| file.path.clone())).await?)
-    }
-}
-
-async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
-    let schema: StructType = spec.schema.as_ref().try_into_kernel().map_err(corrupt(&spec.path))?;
-    let configuration: HashMap<String, Option<String>> = [
-        ("delta.checkpointInterval", CHECKPOINT_EVERY.to_string()),
-        // Readers hold snapshots for minutes, not for days; the log must not grow with the number of seals.
-        ("delta.logRetentionDuration", "interval 1 hours".to_owned()),
-        ("delta.enableExpiredLogCleanup", "true".to_owned()),
-        ("delta.deletedFileRetentionDuration", "interval 1 hours".to_owned()),
-        statistics(&spec.stats_columns),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), Some(value)))
-    .collect();
-    Ok(delta
-        .create()
-        .with_columns(schema.fields().cloned())
-        .with_partition_columns(spec.partition_by.clone())
-        .with_configuration(configuration)
-        .await?)
-}
-
-/// The table properties that say which columns get statistics in the log.
-const STATISTICS_KEYS: [&str; 2] = ["delta.dataSkippingNumIndexedCols", "delta.dataSkippingStatsColumns"];
-
-/// The table property that says which columns get statistics in the log.
-fn statistics(columns: &[String]) -> (&'static str, String) {
-    match columns {
-        [] => (STATISTICS_KEYS[0], "0".to_owned()),
-        columns => (STATISTICS_KEYS[1], columns.join(",")),
-    }
-}
-
-fn write_operation(mode: SaveMode, spec: &TableSpec) -> DeltaOperation {
-    let partition_by = (!spec.partition_by.is_empty()).then(|| spec.partition_by.clone());
-    DeltaOperation::Write { mode, partition_by, predicate: None }
-}
-
-fn writer_properties() -> WriterProperties {
-    let level = ZstdLevel::try_new(1).expect("1 is a zstd level");
-    WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_data_page_row_count_limit(PAGE_ROWS)
-        .build()
-}
-
-async fn write_files(writer: RecordBatchWriter, batches: &[RecordBatch]) -> Result<Vec<Action>> {
-    let mut writer = writer.with_writer_properties(writer_properties());
-    let schema = writer.arrow_schema();
-    for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
-        writer.write(cast_to(batch, &schema)?).await?;
-    }
-    Ok(writer.flush().await?.into_iter().map(Action::Add).collect())
-}
-
-fn removes(delta: &DeltaTable, which: impl Fn(&str) -> bool, data_change: bool) -> Result<Vec<Action>> {
-    let state = delta.snapshot()?;
-    let files = state.log_data();
-    Ok(files
-        .iter()
-        .filter(|file| which(&file.path()))
-        .map(|file| Action::Remove(file.remove_action(data_change)))
-        .collect())
-}
-
-/// `batch` with exactly the columns of `schema`: missing ones are null, narrower ones are cast.
-pub fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if batch.schema_ref() == schema {
-        return Ok(batch.clone());
-    }
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
-            Some(column) => arrow::compute::cast(column, field.data_type()),
-            None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
-}
-
-/// The union of two schemas, and whether a column of `current` has become wider.
-fn merge_schemas(current: &Schema, wanted: &Schema) -> Result<(Schema, bool)> {
-    let mut fields: Vec<Arc<Field>> = current.fields().iter().cloned().collect();
-    let mut widened = false;
-    for field in wanted.fields() {
-        let Some(position) = fields.iter().position(|have| have.name() == field.name()) else {
-            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
-            continue;
-        };
-        let have = &fields[position];
-        match (have.data_type(), field.data_type()) {
-            (DataType::Int64, DataType::Float64) => {
-                widened = true;
-                fields[position] = Arc::new(have.as_ref().clone().with_data_type(DataType::Float64));
-            }
-            (DataType::Float64, DataType::Int64) => {}
-            (a, b) if a == b => {}
-            (a, b) => {
-                return Err(Error::invalid(format!(
-                    "column `{}` cannot change from {a} to {b}",
-                    field.name()
-                )));
-            }
-        }
-    }
-    Ok((Schema::new(fields), widened))
 }
 
 fn corrupt<E: fmt::Display>(path: &str) -> impl FnOnce(E) -> Error {
