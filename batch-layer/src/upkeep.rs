@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use futures::{Stream, StreamExt, TryStreamExt};
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
 use iot_schemas::session::context;
-use iot_schemas::table::{FileInfo, Table};
+use iot_schemas::table::{FileInfo, Table, TableSnapshot};
 use iot_schemas::view::{CompiledView, storage};
 
 use crate::error::Result;
@@ -65,8 +65,9 @@ pub struct UpkeepReport {
 /// Compacts a raw table (or any other whose rows must stay as they are).
 pub async fn compact_rows(table: &Table, config: &UpkeepConfig) -> Result<UpkeepReport> {
     let mut report = UpkeepReport::default();
-    for files in candidates(table, config) {
-        let provider = table.snapshot().provider_of(&files).await?;
+    let snapshot = table.snapshot();
+    for files in candidates(&snapshot, config) {
+        let provider = snapshot.provider_of(&files).await?;
         let plan = LogicalPlanBuilder::scan("files", provider_as_source(provider), None)?;
         let order: Vec<_> = [DEVICE_ID, EVENT_TIME]
             .iter()
@@ -88,8 +89,13 @@ pub async fn compact_state(
     config: &UpkeepConfig,
 ) -> Result<UpkeepReport> {
     let mut report = UpkeepReport::default();
-    for files in candidates(table, config) {
-        let stored = view.stored_states(table.snapshot().provider_of(&files).await?)?;
+    let snapshot = table.snapshot();
+    if snapshot.definition() != Some(view.fingerprint()) {
+        // The view has just been changed. Its new state is not to be merged as if it were the old.
+        return Ok(report);
+    }
+    for files in candidates(&snapshot, config) {
+        let stored = view.stored_states(snapshot.provider_of(&files).await?)?;
         let plan = LogicalPlanBuilder::from(view.merge_plan(stored)?);
         let order: Vec<_> = view.keys().iter().map(|key| column(&key.name).sort(true, true)).collect();
         let plan = if order.is_empty() { plan } else { plan.sort(order)? };
@@ -111,9 +117,9 @@ pub async fn vacuum(table: &Table, config: &UpkeepConfig) -> Result<usize> {
 ///
 /// A file joins only if it is not larger than all smaller ones together: what was merged once waits until there is
 /// as much again, so that a row is rewritten a logarithmic number of times and not at every round.
-fn candidates(table: &Table, config: &UpkeepConfig) -> Vec<Vec<FileInfo>> {
+fn candidates(snapshot: &TableSnapshot, config: &UpkeepConfig) -> Vec<Vec<FileInfo>> {
     let mut partitions: BTreeMap<Vec<(String, Option<String>)>, Vec<FileInfo>> = BTreeMap::new();
-    for file in table.snapshot().files() {
+    for file in snapshot.files() {
         if file.bytes < config.small_bytes {
             partitions.entry(file.partition.clone()).or_default().push(file);
         }

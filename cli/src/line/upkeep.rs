@@ -69,6 +69,7 @@ impl Line {
         if let Err(e) = compact_rows(self.alert_table.table(), config).await {
             tracing::warn!("compaction of the alert table: {e}");
         }
+        clean_up(self.alert_table.table(), config, clean, "alerts").await;
     }
 }
 

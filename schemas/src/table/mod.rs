@@ -22,6 +22,7 @@ use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, Metadata, MetadataExt, StructType, Transaction};
+use deltalake::operations::vacuum::VacuumMode;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
@@ -81,12 +82,13 @@ pub struct Staged {
     schema: SchemaRef,
     stats_columns: Vec<String>,
     adds: Vec<Action>,
+    _uncommitted: Option<Arc<()>>,
 }
 
 impl Staged {
     /// Nothing yet, for rows of `schema`, of which `stats_columns` get statistics in the log.
     pub fn new(schema: SchemaRef, stats_columns: Vec<String>) -> Self {
-        Self { schema, stats_columns, adds: Vec::new() }
+        Self { schema, stats_columns, adds: Vec::new(), _uncommitted: None }
     }
 }
 
@@ -95,6 +97,8 @@ pub struct Table {
     spec: TableSpec,
     committer: tokio::sync::Mutex<()>,
     snapshot: RwLock<TableSnapshot>,
+    /// Held by everybody who has written files that are not committed yet.
+    uncommitted: Arc<()>,
     /// When the newest checkpoints were written (Unix milliseconds), oldest first.
     checkpoints: Mutex<VecDeque<i64>>,
 }
@@ -124,6 +128,7 @@ impl Table {
             spec,
             committer: tokio::sync::Mutex::new(()),
             snapshot: RwLock::new(snapshot),
+            uncommitted: Arc::default(),
             checkpoints: Mutex::new(VecDeque::new()),
         })
     }
@@ -162,12 +167,13 @@ impl Table {
 
     /// Writes rows of another schema beside those of the table, for [`Self::switch`]. Readers see nothing of it.
     ///
-    /// Holds about a file in memory. Files of a stage that is dropped are deleted by a later [`Self::vacuum`].
+    /// Holds about a file in memory. [`Self::vacuum`] spares the files for as long as `staged` lives.
     pub async fn stage(
         &self,
         staged: &mut Staged,
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<()> {
+        staged._uncommitted.get_or_insert_with(|| self.uncommitted.clone());
         let url = self.snapshot().delta.table_url().clone();
         let partitions = Some(self.spec.partition_by.clone());
         let mut writer = RecordBatchWriter::try_new(&url, staged.schema.clone(), partitions, None)?
@@ -215,6 +221,7 @@ impl Table {
         files: &[FileInfo],
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<TableSnapshot> {
+        let _uncommitted = self.uncommitted.clone();
         let mut writer =
             RecordBatchWriter::for_table(&self.snapshot().delta)?.with_writer_properties(writer_properties());
         let schema = writer.arrow_schema();
@@ -280,13 +287,21 @@ impl Table {
         Ok(writer.flush().await?.into_iter().map(Action::Add).collect())
     }
 
-    /// Deletes files that no snapshot of the last `keep` needs. Returns how many.
+    /// Deletes files that no snapshot of the last `keep` needs, also those that a writer left behind which died before
+    /// its commit. (The log alone does not know these, nor what was removed before its newest checkpoint.) Returns how
+    /// many.
     pub async fn vacuum(&self, keep: Duration) -> Result<usize> {
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
         let keep = chrono::Duration::from_std(keep).unwrap_or(chrono::Duration::MAX);
-        let (delta, metrics) =
-            delta.vacuum().with_retention_period(keep).with_enforce_retention_duration(false).await?;
+        // What is being written may be older than `keep` when it is committed at last.
+        let idle = Arc::strong_count(&self.uncommitted) == 1;
+        let (delta, metrics) = delta
+            .vacuum()
+            .with_mode(if idle { VacuumMode::Full } else { VacuumMode::Lite })
+            .with_retention_period(keep)
+            .with_enforce_retention_duration(false)
+            .await?;
         *self.snapshot.write() = TableSnapshot::read(delta, &self.spec.nodes).await?;
         Ok(metrics.files_deleted.len())
     }
@@ -382,4 +397,69 @@ impl Table {
 fn corrupt<E: fmt::Display>(path: &str) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
     move |e| Error::Corrupt { path, reason: e.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use futures::stream;
+
+    use super::*;
+
+    fn rows(values: [i64; 2]) -> RecordBatch {
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(values.to_vec()))]).unwrap()
+    }
+
+    async fn table(dir: &std::path::Path) -> Table {
+        let spec = TableSpec {
+            path: "t".into(),
+            schema: rows([0, 0]).schema(),
+            partition_by: Vec::new(),
+            stats_columns: Vec::new(),
+            nodes: vec!["local".into()],
+        };
+        Table::open(&Store::local(dir).unwrap(), spec).await.unwrap()
+    }
+
+    fn parquet_files(dir: &std::path::Path) -> usize {
+        let files = std::fs::read_dir(dir.join("t")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "parquet")).count()
+    }
+
+    #[tokio::test]
+    async fn what_was_staged_is_spared_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = table(dir.path()).await;
+        table.append(&[rows([1, 2])], Commit::default()).await.unwrap();
+        let mut staged = Staged::new(rows([0, 0]).schema(), Vec::new());
+        table.stage(&mut staged, stream::iter([Ok(rows([3, 4]))])).await.unwrap();
+        assert_eq!((table.vacuum(Duration::ZERO).await.unwrap(), parquet_files(dir.path())), (0, 2));
+        drop(staged);
+        assert_eq!((table.vacuum(Duration::ZERO).await.unwrap(), parquet_files(dir.path())), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_switch_exchanges_rows_and_frontier_and_refuses_the_definition_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = table(dir.path()).await;
+        let commit = |seq, definition| Commit {
+            frontier: [("local".into(), seq)].into_iter().collect(),
+            generation: None,
+            definition: Some(definition),
+        };
+        table.append(&[rows([1, 2])], commit(7, 1)).await.unwrap();
+        let mut staged = Staged::new(rows([0, 0]).schema(), vec!["n".into()]);
+        table.stage(&mut staged, stream::iter([Ok(rows([3, 4])), Ok(rows([5, 6]))])).await.unwrap();
+        let switched = table.switch(staged, commit(3, 2)).await.unwrap();
+        assert_eq!((switched.row_count(), switched.frontier().get("local")), (4, 3));
+        let refused = table.append(&[rows([1, 2])], commit(9, 1)).await.unwrap_err().to_string();
+        assert!(refused.contains("has been changed"), "{refused}");
+        table.append(&[rows([1, 2])], commit(9, 2)).await.unwrap();
+        drop(table);
+        let reopened = self::table(dir.path()).await.snapshot();
+        assert_eq!((reopened.row_count(), reopened.frontier().get("local")), (6, 9));
+        assert_eq!(reopened.definition(), Some(2));
+    }
 }
