@@ -35,8 +35,8 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// The query engine refused or failed.
-    #[error(transparent)]
+    /// The query engine refused or failed. Which of its rules noticed is of no use to anybody.
+    #[error("{}", without_context(.0))]
     DataFusion(#[from] datafusion::error::DataFusionError),
     /// The table format refused or failed.
     #[error(transparent)]
@@ -79,6 +79,13 @@ impl Error {
             }
             _ => false,
         }
+    }
+}
+
+fn without_context(error: &datafusion::error::DataFusionError) -> &datafusion::error::DataFusionError {
+    match error {
+        datafusion::error::DataFusionError::Context(_, inner) => without_context(inner),
+        other => other,
     }
 }
 

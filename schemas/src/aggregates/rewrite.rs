@@ -13,11 +13,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, Select, SelectItem, Statement, VisitMut, VisitorMut,
-    visit_expressions,
+    FunctionArguments, Ident, ObjectName, Select, Statement, VisitMut, VisitorMut,
 };
 
 use crate::error::{Error, Result};
+use crate::sql::keep_name;
 
 /// A function of the user that is answered from a shared state.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl VisitorMut for Rewriter {
     type Break = Error;
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
-        select.projection.iter_mut().for_each(keep_name);
+        select.projection.iter_mut().for_each(|item| keep_name(item, is_rewritten));
         ControlFlow::Continue(())
     }
 
@@ -102,34 +102,6 @@ impl VisitorMut for Rewriter {
         }
         ControlFlow::Continue(())
     }
-}
-
-/// Names an unnamed column after its text, if that text is about to change.
-fn keep_name(item: &mut SelectItem) {
-    let SelectItem::UnnamedExpr(expr) = item else { return };
-    let changes = visit_expressions(expr, |expr| match expr {
-        Expr::Function(call) if is_rewritten(call) => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    });
-    if changes.is_break() {
-        let alias = Ident::with_quote('"', lower_case(&expr.to_string()));
-        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-    }
-}
-
-/// Lower case, except within quotes, where case has a meaning.
-fn lower_case(text: &str) -> String {
-    let mut quote = None;
-    text.chars()
-        .map(|c| {
-            match quote {
-                None if c == '\'' || c == '"' => quote = Some(c),
-                Some(open) if c == open => quote = None,
-                _ => {}
-            }
-            if quote.is_none() { c.to_ascii_lowercase() } else { c }
-        })
-        .collect()
 }
 
 fn name_of(call: &Function) -> Option<String> {

@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     Ident, ObjectName, ObjectNamePart, Select, SelectItem, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
+use super::keep_name;
 use crate::layout::EVENT_TIME;
 use crate::window::names;
 
@@ -20,8 +21,15 @@ pub(super) struct GroupWindows;
 impl VisitorMut for GroupWindows {
     type Break = String;
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<String> {
+        let is_rewritten = |call: &Function| as_window(call).is_some();
+        select.projection.iter_mut().for_each(|item| keep_name(item, is_rewritten));
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<String> {
-        if let Some(replaced) = as_window(expr) {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        if let Some(replaced) = as_window(function) {
             *expr = replaced;
         }
         ControlFlow::Continue(())
@@ -45,9 +53,8 @@ impl VisitorMut for GroupWindows {
     }
 }
 
-/// What stands for a window, or a part of it, if `expr` is a call of a function that does.
-fn as_window(expr: &Expr) -> Option<Expr> {
-    let Expr::Function(function) = expr else { return None };
+/// What stands for a window, or a part of it, if `function` is one that does.
+fn as_window(function: &Function) -> Option<Expr> {
     let name = simple_name(function)?;
     if name == "grouping_id" {
         return Some(call("grouping", arguments(function)?));

@@ -8,6 +8,7 @@
 //! errors point at what the user wrote.
 
 mod group_windows;
+mod names;
 mod table_functions;
 
 use std::ops::ControlFlow;
@@ -22,6 +23,8 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::{aggregates, sql_comfort};
+
+pub(crate) use names::keep_name;
 
 /// Reads one statement.
 pub fn parse(sql: &str) -> Result<Statement> {

@@ -55,6 +55,12 @@ fn windows_of_a_group_by_are_named() {
                  hop_end(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR) AS b FROM t \
                  GROUP BY hop(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR)";
     assert!(rewritten(flink).ends_with(", window_end(hop_window(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR))"));
+    let unnamed = "SELECT HOP(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR), count(*) FROM t GROUP BY 1";
+    assert!(
+        rewritten(unnamed).contains(" AS \"hop(ts, interval '1' hour, interval '2' hour)\""),
+        "{}",
+        rewritten(unnamed)
+    );
     let own = "SELECT window_start, count(*) FROM v GROUP BY window_start";
     assert_eq!(rewritten(own), own);
 }

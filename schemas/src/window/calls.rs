@@ -327,6 +327,11 @@ impl ScalarUDFImpl for Marker {
             names::TUMBLE => rest.len().min(2),
             _ => rest.len().min(3),
         };
+        let is_length =
+            |given: &DataType| matches!(given, DataType::Interval(_) | DataType::Utf8 | DataType::Utf8View);
+        if let Some(wrong) = rest.iter().take(lengths).find(|given| !is_length(given)) {
+            return plan_err!("the lengths of {}() are intervals, not {wrong}; write {usage}", self.name);
+        }
         let interval = DataType::Interval(IntervalUnit::MonthDayNano);
         let coerced = rest
             .iter()

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::calls::{WindowCall, WindowKind, find_call, window_array, window_fields, window_type};
-use super::sessions;
+use super::sessions::{self, Intervals};
 use crate::layout::timestamp_type;
 
 /// The column that holds the window after an expansion.
@@ -69,10 +69,17 @@ fn expand_node(node: LogicalPlan, call: &WindowCall) -> Result<LogicalPlan> {
             let names = names.collect::<Vec<_>>();
             LogicalPlanBuilder::from(plan).project(names)?.build()
         }
-        other => plan_err!(
-            "a window is possible in GROUP BY, in a SELECT list and as a table function, but not in {}; filter its columns in an outer query or in HAVING",
-            other.display()
-        ),
+        other => {
+            let place = match other {
+                LogicalPlan::Filter(_) => "WHERE",
+                LogicalPlan::Sort(_) => "ORDER BY",
+                LogicalPlan::Join(_) => "a JOIN",
+                _ => "this place",
+            };
+            plan_err!(
+                "a window is possible in GROUP BY, in a SELECT list and as a table function, but not in {place}; use its columns in an outer query or in HAVING"
+            )
+        }
     }
 }
 
@@ -93,7 +100,10 @@ pub(crate) fn replace_call(expr: Expr, window: &Expr) -> Result<Expr> {
 fn with_window(input: LogicalPlan, call: &WindowCall) -> Result<LogicalPlan> {
     let time = cast(call.time.clone(), timestamp_type());
     match &call.kind {
-        WindowKind::Session { gap } => sessions::with_sessions(input, &call.keys, &time, &time, *gap),
+        WindowKind::Session { gap } => {
+            let intervals = Intervals { first: &time, last: &time, keys: &call.keys, gap: *gap };
+            sessions::with_sessions(input, &intervals)
+        }
         kind => expand_kind(input, kind, time),
     }
 }

@@ -32,20 +32,27 @@ const REACH: &str = "__reach";
 const NEW: &str = "__new";
 const ISLAND: &str = "__island";
 
+/// Rows that are intervals of event time, and what joins them.
+#[derive(Debug)]
+pub(crate) struct Intervals<'a> {
+    /// The first event time of a row.
+    pub(crate) first: &'a Expr,
+    /// The last; of an event, the same.
+    pub(crate) last: &'a Expr,
+    /// What has sessions of its own.
+    pub(crate) keys: &'a [Expr],
+    /// The longest gap within a session, in microseconds.
+    pub(crate) gap: i64,
+}
+
 /// The rows of `input` with their session in the column [`WINDOW`]: it ends a gap after its last event.
-pub(crate) fn with_sessions(
-    input: LogicalPlan,
-    keys: &[Expr],
-    first: &Expr,
-    last: &Expr,
-    gap: i64,
-) -> Result<LogicalPlan> {
+pub(crate) fn with_sessions(input: LogicalPlan, intervals: &Intervals) -> Result<LogicalPlan> {
     let columns = input.schema().columns();
-    let plan = with_extents(input, keys, first, last, gap)?;
+    let plan = with_extents(input, intervals)?;
     let gap_us = ScalarValue::IntervalMonthDayNano(Some(arrow::datatypes::IntervalMonthDayNano::new(
         0,
         0,
-        gap.saturating_mul(1_000),
+        intervals.gap.saturating_mul(1_000),
     )));
     let window = named_struct(vec![
         lit("start"),
@@ -57,15 +64,10 @@ pub(crate) fn with_sessions(
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
-/// The rows of `input`, each of which reaches from `first` to `last`, with the extent of their session in [`FIRST`]
-/// and [`LAST`]. `keys` have sessions of their own. Rows without a time are one session without bounds.
-pub(crate) fn with_extents(
-    input: LogicalPlan,
-    keys: &[Expr],
-    first: &Expr,
-    last: &Expr,
-    gap: i64,
-) -> Result<LogicalPlan> {
+/// The rows of `input` with the extent of their session in [`FIRST`] and [`LAST`]. Rows without a time are one session
+/// without bounds.
+pub(crate) fn with_extents(input: LogicalPlan, intervals: &Intervals) -> Result<LogicalPlan> {
+    let Intervals { first, last, keys, gap } = *intervals;
     let columns: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).collect();
     let micros = |time: &Expr| cast(cast(time.clone(), timestamp_type()), DataType::Int64);
     let by_start = || vec![column(START).sort(true, true)];
