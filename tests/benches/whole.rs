@@ -3,16 +3,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::try_join_all;
 use iot_batch_layer::upkeep::UpkeepConfig;
-use iot_ingest::{IngestConfig, Message};
+use iot_ingest::Message;
 use iot_schemas::batch::{BatchRequest, BatchRunner};
-use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
 use iot_serving::query::{Queries, QueryRequest};
-use iotctl::line::{Line, LineConfig};
+use iotctl::line::Line;
 
 // The allocator of `iotctl`, so that its memory is what is measured.
 #[global_allocator]
@@ -51,13 +50,7 @@ fn main() {
 }
 
 async fn open(dir: &Path) -> Arc<Line> {
-    let config = LineConfig {
-        ingest: IngestConfig { seal_age: Duration::from_secs(3600), ..IngestConfig::default() },
-        scheduled_batches: false,
-        upkeep_every: Duration::from_secs(3600),
-        ..LineConfig::new(dir)
-    };
-    let line = Line::open(config, Clock::system()).await.expect("the line opens");
+    let line = iot_tests::line::open(dir).await;
     line.apply(CATALOG, "bench").await.expect("the catalog applies");
     line
 }

@@ -8,10 +8,10 @@ use iot_ingest::Message;
 use iot_schemas::batch::{BatchRequest, BatchRunner};
 use iot_schemas::control::Control;
 use iot_serving::query::{Queries, QueryRequest};
-use iot_tests::{python, shared};
+use iot_tests::{line::open, python, shared};
 use serde_json::Value;
 
-use super::lambda::{open, run};
+use super::lambda::run;
 
 /// What we are asked, what DuckDB is asked, and the relative difference that is allowed (sketches state theirs).
 const AGGREGATES: &[(&str, &str, f64)] = &[

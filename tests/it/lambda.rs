@@ -2,17 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::try_join_all;
 use iot_batch_layer::upkeep::UpkeepConfig;
-use iot_ingest::{IngestConfig, Message};
+use iot_ingest::Message;
 use iot_schemas::batch::{BatchRequest, BatchRunner, Views};
-use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
 use iot_schemas::view::Layer;
 use iot_serving::query::{Queries, QueryRequest};
-use iotctl::line::{Line, LineConfig};
+use iot_tests::line::open;
+use iotctl::line::Line;
 use proptest::prelude::*;
 
 const CATALOG: &str = r#"
@@ -85,16 +84,6 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Compact),
         1 => Just(Step::Restart),
     ]
-}
-
-pub(super) async fn open(dir: &Path) -> Arc<Line> {
-    let config = LineConfig {
-        ingest: IngestConfig { seal_age: Duration::from_secs(3600), ..IngestConfig::default() },
-        scheduled_batches: false,
-        upkeep_every: Duration::from_secs(3600),
-        ..LineConfig::new(dir)
-    };
-    Line::open(config, Clock::system()).await.expect("the line opens")
 }
 
 async fn send(line: &Line, events: &[Event]) {

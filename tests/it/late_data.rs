@@ -10,11 +10,12 @@ use iot_ingest::Message;
 use iot_schemas::batch::{BatchRequest, BatchRunner};
 use iot_schemas::control::Control;
 use iot_serving::query::{Queries, QueryRequest};
+use iot_tests::line::open;
 use iotctl::line::Line;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::lambda::{open, run};
+use super::lambda::run;
 
 const STREAM: &str = "kind: stream\nname: readings\ntopics: [\"devices/{device_id}/telemetry\"]\n\
                       event_time: {field: ts, unit: ms}\nfields: {temperature: double, n: bigint, status: text}\n";

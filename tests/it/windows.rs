@@ -1,19 +1,16 @@
 //! Golden cases of other engines' windows, through the whole line: all in speed, all in batch, split at every
 //! position, and killed half way.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
 use futures::future::try_join_all;
-use iot_ingest::{IngestConfig, Message};
+use iot_ingest::Message;
 use iot_schemas::batch::{BatchRequest, BatchRunner};
-use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
 use iot_serving::query::{Queries, QueryRequest};
-use iot_tests::{Server, shared};
-use iotctl::line::{Line, LineConfig};
+use iot_tests::{Server, line::open, shared};
+use iotctl::line::Line;
 use serde_json::Value;
+
+use super::lambda::run;
 
 /// One case: input, and views with what they must show.
 struct Golden {
@@ -213,16 +210,6 @@ fn assert_rows(case: &Case, columns: &[String], rows: &[Value], sorted_within: b
     assert_eq!(actual, expected, "{} {when}", case.name);
 }
 
-async fn open(dir: &Path) -> Arc<Line> {
-    let config = LineConfig {
-        ingest: IngestConfig { seal_age: Duration::from_secs(3600), ..IngestConfig::default() },
-        scheduled_batches: false,
-        upkeep_every: Duration::from_secs(3600),
-        ..LineConfig::new(dir)
-    };
-    Line::open(config, Clock::system()).await.expect("the line opens")
-}
-
 async fn send(line: &Line, messages: &[Value]) {
     let all = messages.iter().map(|message| line.ingest.submit(Message::new(TOPIC, message.to_string())));
     try_join_all(all).await.expect("every message is taken");
@@ -268,11 +255,6 @@ async fn split(golden: &Golden, at: usize, sorted_within: bool) {
         assert_golden(&line, golden, sorted_within, &format!("split at {at}, after a restart")).await;
         line.shutdown().await;
     }
-}
-
-fn run(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(work);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the integration tests share: real processes, started on free ports and never left behind.
 
+pub mod line;
 pub mod load;
 
 use std::io::{BufRead, BufReader, Write};
