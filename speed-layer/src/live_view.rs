@@ -42,7 +42,7 @@ struct ViewState {
     /// The view that the state was made for; others may read it.
     owner: Arc<CompiledView>,
     table: Arc<Table>,
-    state: BatchPlan,
+    aggregate: BatchPlan,
     merge: BatchPlan,
     live: RwLock<Live>,
     /// The newest batch state that was made under this definition. The table may have moved on to another.
@@ -73,12 +73,13 @@ impl LiveView {
     /// A view without speed state. [`Self::seed`] comes next.
     pub(crate) async fn new(view: Arc<CompiledView>, table: Arc<Table>) -> Result<Self> {
         let session = small_context();
-        let state = plan_over_batches(&session, view.input_schema(), |rows| view.state_plan(rows)).await?;
+        let aggregate =
+            plan_over_batches(&session, view.input_schema(), |rows| view.state_plan(rows)).await?;
         let merge = plan_over_batches(&session, view.state_schema(), |rows| view.merge_plan(rows)).await?;
         let finish = plan_over_batches(&session, view.state_schema(), |rows| view.finish_plan(rows)).await?;
         let batch = RwLock::new(table.snapshot());
         let owner = view.clone();
-        let state = Arc::new(ViewState { owner, table, state, merge, live: RwLock::default(), batch });
+        let state = Arc::new(ViewState { owner, table, aggregate, merge, live: RwLock::default(), batch });
         Ok(Self { view, finish, state })
     }
 
@@ -180,7 +181,7 @@ impl LiveView {
             }
             return Ok(Some(Vec::new()));
         }
-        let states = self.state.state.run(vec![rows]).await?;
+        let states = self.state.aggregate.run(vec![rows]).await?;
         let crowded = {
             let mut live = self.state.live.write();
             live.position.advance(&batch.node, batch.last_seq);
@@ -192,13 +193,27 @@ impl LiveView {
         Ok(Some(states))
     }
 
-    /// Turns the waiting events of the open epoch into state.
+    /// Turns the waiting events of the open epoch into state. A batch that cannot be computed is left out, like one
+    /// that nobody had let wait: the others count, and nothing piles up behind it.
     async fn flush(&self, node: &NodeId) -> Result<()> {
         let pending = self.open_epoch_of(node, |epoch| epoch.pending.clone());
         if pending.is_empty() {
             return Ok(());
         }
-        let states = self.state.state.run(pending.clone()).await?;
+        let mut failure = None;
+        let states = match self.state.aggregate.run(pending.clone()).await {
+            Ok(states) => states,
+            Err(_) => {
+                let mut states = Vec::new();
+                for batch in &pending {
+                    match self.state.aggregate.run(vec![batch.clone()]).await {
+                        Ok(more) => states.extend(more),
+                        Err(e) => failure = Some(e),
+                    }
+                }
+                states
+            }
+        };
         // Only the engine adds to the open epoch, and the engine is here: nothing has come in between.
         let crowded = {
             let mut live = self.state.live.write();
@@ -206,7 +221,10 @@ impl LiveView {
             epoch.pending.drain(..pending.len());
             epoch.add(&states)
         };
-        if crowded { Box::pin(self.merge_open_epoch(node)).await } else { Ok(()) }
+        if crowded {
+            Box::pin(self.merge_open_epoch(node)).await?;
+        }
+        failure.map_or(Ok(()), |e| Err(e.into()))
     }
 
     fn open_epoch_of(&self, node: &NodeId, what: impl Fn(&Epoch) -> Vec<RecordBatch>) -> Vec<RecordBatch> {
@@ -221,13 +239,14 @@ impl LiveView {
 
     /// Ends the open epoch of `node`.
     pub(crate) async fn close_epoch(&self, node: &NodeId, end: Seq) -> Result<()> {
-        self.flush(node).await?;
-        self.merge_open_epoch(node).await?;
+        let flushed = self.flush(node).await;
+        let merged = self.merge_open_epoch(node).await;
+        // The epoch ends whatever has failed: what it holds is of the positions up to here.
         let mut live = self.state.live.write();
         if let Some(epoch) = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node) {
             epoch.end = Some(end);
         }
-        Ok(())
+        flushed.and(merged)
     }
 
     /// Drops the epochs that the batch state covers now.

@@ -13,5 +13,6 @@ mod random_views;
 mod reconnect;
 mod sql_surface;
 mod tidy;
+mod uncomputable;
 mod view_change;
 mod windows;
