@@ -10,9 +10,10 @@ use iot_ingest::Message;
 use iot_schemas::batch::{BatchRequest, BatchRunner};
 use iot_schemas::control::Control;
 use iot_serving::query::{Queries, QueryRequest};
+use iot_tests::line::open;
 use iotctl::line::Line;
 
-use super::lambda::{open, run};
+use super::lambda::run;
 
 const STREAM: &str = "kind: stream\nname: readings\ntopics: [\"devices/{device_id}/telemetry\"]\n\
                       event_time: {field: ts, unit: ms}\nfields: {temperature: double, n: bigint}\n";
@@ -117,4 +118,25 @@ async fn change_under_load() {
 #[test]
 fn a_view_changes_under_load() {
     run(change_under_load());
+}
+
+async fn a_change_that_breaks_a_reader_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let line = open(dir.path()).await;
+    let catalog = format!("{STREAM}{}{}", view("changing", DEFINITIONS[0]), reader());
+    line.apply(&catalog, "test").await.expect("applies");
+    let without_c = view("changing", "SELECT max(n) AS hi FROM readings");
+    let refused = line.apply(&without_c, "test").await.expect_err("the reader needs `c`").to_string();
+    assert!(refused.contains("view `reader`"), "{refused}");
+    let both = without_c + &view("reader", "SELECT sum(hi) AS c FROM changing");
+    line.apply(&both, "test").await.expect("both change together");
+    let circle = view("a", "SELECT count(*) AS c FROM b") + &view("b", "SELECT count(*) AS c FROM a");
+    let refused = line.apply(&circle, "test").await.expect_err("there is no stream").to_string();
+    assert!(refused.contains("reads itself: a -> b -> a"), "{refused}");
+    line.shutdown().await;
+}
+
+#[test]
+fn readers_of_a_view_are_minded() {
+    run(a_change_that_breaks_a_reader_is_refused());
 }

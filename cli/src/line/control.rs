@@ -132,7 +132,12 @@ impl Control for Line {
         };
         let mut reports = Vec::with_capacity(views.len());
         for view in views {
-            reports.push(verify_view(self.queries.sources(), &view, self.queries.runtime().clone()).await?);
+            let report = verify_view(self.queries.sources(), &view, self.queries.runtime().clone()).await;
+            let named = |e: Error| match e.is_users() {
+                true => Error::invalid(format!("view `{view}`: {e}")),
+                false => e,
+            };
+            reports.push(report.map_err(named)?);
         }
         Ok(reports)
     }
@@ -202,28 +207,40 @@ impl Line {
         if let Some(view) = future.views().find(|view| streams.contains(view.name.as_str())) {
             return Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name)));
         }
+        for view in future.views() {
+            self.check_view(&future, view, documents).await?;
+        }
         for document in documents {
-            match &document.def {
-                Definition::View(def) => {
-                    let find = |name: &str| future.views().find(|view| view.name == name).cloned();
-                    let (bases, source) = lineage(def, find)?;
-                    let schema = self.future_schema(&future, &source).ok_or_else(|| {
-                        let known: Vec<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
-                        let hint =
-                            format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
-                        Error::NotFound { kind: "stream", name: source.clone(), hint }
-                    })?;
-                    CompiledView::compile_over(def.clone(), bases, &source, &schema).await?;
-                }
-                Definition::Rule(def)
-                    if !streams.contains(def.on.as_str()) && future.get(Kind::View, &def.on).is_none() =>
-                {
-                    let hint = format!("; rule `{}` watches it with `on`", def.name);
-                    return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
-                }
-                _ => {}
+            if let Definition::Rule(def) = &document.def
+                && !streams.contains(def.on.as_str())
+                && future.get(Kind::View, &def.on).is_none()
+            {
+                let hint = format!("; rule `{}` watches it with `on`", def.name);
+                return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
             }
         }
+        Ok(())
+    }
+
+    /// Checks a view that is among `documents`, or reads one that is.
+    async fn check_view(&self, future: &Catalog, def: &Arc<ViewDef>, documents: &[Document]) -> Result<()> {
+        let changes = |name: &str| {
+            documents.iter().any(|document| document.def.kind() == Kind::View && document.def.name() == name)
+        };
+        let find = |name: &str| future.views().find(|view| view.name == name).cloned();
+        let (bases, source) = match lineage(def, find) {
+            Err(_) if !changes(&def.name) => return Ok(()),
+            found => found?,
+        };
+        if !changes(&def.name) && !bases.iter().any(|base| changes(&base.name)) {
+            return Ok(());
+        }
+        let schema = self.future_schema(future, &source).ok_or_else(|| {
+            let known: Vec<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
+            let hint = format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
+            Error::NotFound { kind: "stream", name: source.clone(), hint }
+        })?;
+        CompiledView::compile_over(def.clone(), bases, &source, &schema).await?;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::catalog::ViewDef;
 use crate::error::{Error, Result};
 use crate::layout::timestamp_type;
 use crate::session::small_context;
-use crate::window::sessions::{FIRST, LAST, with_extents, with_sessions};
+use crate::window::sessions::{FIRST, Intervals, LAST, with_extents, with_sessions};
 use crate::window::{WINDOW, WindowCall, WindowKind, expand_kind, replace_call};
 
 /// A view, ready to run. See the [module](super) for what its plans do.
@@ -248,7 +248,8 @@ impl CompiledView {
         let mut input = input.build()?;
         if let Some((call, gap)) = self.session() {
             let time = cast(call.time.clone(), timestamp_type());
-            input = with_extents(input, &call.keys, &time, &time, gap)?;
+            let intervals = Intervals { first: &time, last: &time, keys: &call.keys, gap };
+            input = with_extents(input, &intervals)?;
         }
         let states = self
             .calls
@@ -270,7 +271,8 @@ impl CompiledView {
         let mut states = states;
         if let Some((call, gap)) = self.session() {
             let [first, last] = EXTENT.map(unqualified);
-            states = with_extents(states, &self.session_keys(call), &first, &last, gap)?;
+            let keys = self.session_keys(call);
+            states = with_extents(states, &Intervals { first: &first, last: &last, keys: &keys, gap })?;
             group.truncate(group.len() - EXTENT.len());
             group.extend([unqualified(FIRST), unqualified(LAST)]);
         }
@@ -284,7 +286,8 @@ impl CompiledView {
             (None, _) => states,
             (Some(_), Some((call, gap))) => {
                 let [first, last] = EXTENT.map(unqualified);
-                with_sessions(states, &self.session_keys(call), &first, &last, gap)?
+                let keys = self.session_keys(call);
+                with_sessions(states, &Intervals { first: &first, last: &last, keys: &keys, gap })?
             }
             (Some(call), None) => expand_kind(states, &call.kind, unqualified(PANE))?,
         };
@@ -419,9 +422,12 @@ pub fn lineage(
     let mut source = source_of(def)?;
     while let Some(base) = find(&source) {
         if base.name == def.name || bases.iter().any(|seen| seen.name == base.name) {
+            let through = bases.iter().rev().map(|base| base.name.as_str());
+            let way: Vec<&str> = [def.name.as_str()].into_iter().chain(through).chain([&*source]).collect();
             return Err(Error::invalid(format!(
-                "view `{}`: it reads itself through `{}`; a view reads a stream in the end",
-                def.name, base.name
+                "view `{}` reads itself: {}; a view reads a stream in the end",
+                def.name,
+                way.join(" -> ")
             )));
         }
         source = source_of(&base)?;
