@@ -267,16 +267,24 @@ impl Run {
         self.readings.rows + self.again * self.readings.part
     }
 
+    /// Waits until all events are in the raw table, and then, which is a moment later, in the views.
     fn wait_for_events(&self) {
-        let expect = self.events() as i64;
         let deadline = Instant::now() + PATIENCE;
+        let counts = VIEWS.map(|(view, ..)| format!("SELECT coalesce(sum(n), 0) FROM {view}"));
+        for sql in ["SELECT count(*) FROM readings".to_owned()].into_iter().chain(counts) {
+            self.wait_for_count(&sql, deadline);
+        }
+    }
+
+    fn wait_for_count(&self, sql: &str, deadline: Instant) {
+        let expect = self.events() as i64;
         loop {
-            let count = self.server.number("SELECT count(*) FROM readings");
-            assert!(count <= expect, "{count} events, only {expect} were sent");
+            let count = self.server.number(sql);
+            assert!(count <= expect, "{sql}: {count} events, only {expect} were sent");
             if count == expect {
                 return;
             }
-            assert!(Instant::now() < deadline, "{count} of {expect} events have arrived");
+            assert!(Instant::now() < deadline, "{sql}: {count} of {expect} events have arrived");
             wait_a_little();
         }
     }
