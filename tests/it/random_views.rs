@@ -32,6 +32,7 @@ fn window() -> impl Strategy<Value = Option<String>> {
         1 => (30u32..200, 1u32..6).prop_map(|(step, times)| Some(format!(
             "cumulate(event_time, INTERVAL '{step} seconds', INTERVAL '{} seconds')", step * times
         ))),
+        2 => (1u32..30).prop_map(|size| Some(format!("count_window({size})"))),
         1 => Just(Some("tumble(event_time, INTERVAL '1 month', 'Europe/Berlin')".to_owned())),
         1 => Just(Some("date_trunc('hour', event_time)".to_owned())),
     ]

@@ -1,4 +1,4 @@
-//! Windows in `GROUP BY`: `hop(t, slide, size)`, `session(t, gap)` and their kin, with `window_end` beside them.
+//! Windows in `GROUP BY`: `hop(t, slide, size)`, `session(t, gap)`, `count_window(n)` and their kin, with `window_end` beside them.
 //!
 //! They become the functions of [`crate::window`], of which the planner knows that a start is a part of a window.
 //! Flink's group windows (`HOP(ts, ...)` with `HOP_START(ts, ...)`) and Arroyo's (`hop(slide, size) AS window` with
@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::keep_name;
 use crate::layout::EVENT_TIME;
+use crate::window::counts::POSITION;
 use crate::window::names;
 
 /// Rewrites the windows of every `SELECT`.
@@ -58,6 +59,11 @@ fn as_window(function: &Function) -> Option<Expr> {
     let name = simple_name(function)?;
     if name == "grouping_id" {
         return Some(call("grouping", arguments(function)?));
+    }
+    if name == names::COUNT {
+        let size = arguments(function).filter(|args| args.len() == 1)?;
+        let position = POSITION.map(|part| Expr::Identifier(Ident::new(part)));
+        return Some(call(names::COUNT, size.into_iter().chain(position).collect()));
     }
     let (family, part) = match name.as_str() {
         "tumble" | "hop" | "cumulate" | "session" => (name.as_str(), None),
@@ -108,12 +114,18 @@ fn find_window(expr: &Expr) -> Option<Expr> {
 }
 
 fn is_window_call(expr: &Expr) -> bool {
-    [names::TUMBLE, names::HOP, names::CUMULATE, names::SESSION].iter().any(|name| is_call(expr, name))
+    [names::TUMBLE, names::HOP, names::CUMULATE, names::SESSION, names::COUNT]
+        .iter()
+        .any(|name| is_call(expr, name))
 }
 
-/// A session without keys has those of its `GROUP BY`.
+/// A session or a count without keys has those of its `GROUP BY`.
 fn with_keys(window: &Expr, keys: &[Expr]) -> Expr {
     match window {
+        Expr::Function(function) if is_call(window, names::COUNT) => {
+            let args = arguments(function).unwrap_or_default();
+            call(names::COUNT, args.into_iter().chain(keys.iter().cloned()).collect())
+        }
         Expr::Function(function) if is_call(window, names::SESSION) => {
             let mut args = arguments(function).unwrap_or_default();
             if args.len() == 2 {

@@ -13,7 +13,7 @@ use datafusion::logical_expr::expr::{
     AggregateFunction, AggregateFunctionParams, GroupingSet, NullTreatment,
 };
 use datafusion::logical_expr::{
-    Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast,
+    Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder,
 };
 use datafusion::optimizer::Analyzer;
 
@@ -25,6 +25,7 @@ use crate::catalog::ViewDef;
 use crate::error::{Error, Result};
 use crate::layout::timestamp_type;
 use crate::session::small_context;
+use crate::window::counts::with_numbers;
 use crate::window::sessions::{FIRST, Intervals, LAST, with_extents, with_sessions};
 use crate::window::{WINDOW, WindowCall, WindowKind, expand_kind, replace_call};
 
@@ -64,6 +65,8 @@ pub struct CompiledView {
 const PANE: &str = "key_pane";
 /// The keys that hold the extent of a session.
 const EXTENT: [&str; 2] = ["key_session_first", "key_session_last"];
+/// The keys that hold the [position](crate::window::counts::POSITION) of an event.
+const POSITION_KEYS: [&str; 3] = ["key_seq", "key_index", "key_node"];
 
 impl CompiledView {
     /// Compiles `def` over a stream with the columns `schema`. `stream` is looked up in the SQL text first: see
@@ -108,7 +111,7 @@ impl CompiledView {
         let state_schema = state_schema(&keys, &key_exprs, &events, &calls)?;
         let storage_schema = storage::storage_schema(&state_schema)?;
         let used = key_exprs.iter().chain(&normal.aggregates).chain(&normal.filter);
-        let input_schema = used_columns(used.chain(window.iter().map(|window| &window.time)), schema);
+        let input_schema = used_columns(used.chain(window.iter().flat_map(|window| &window.of)), schema);
         let NormalForm { above, aggregate, filter, aggregates, .. } = normal;
         Ok(Self {
             def: def.clone(),
@@ -247,7 +250,7 @@ impl CompiledView {
         }
         let mut input = input.build()?;
         if let Some((call, gap)) = self.session() {
-            let time = cast(call.time.clone(), timestamp_type());
+            let time = call.time();
             let intervals = Intervals { first: &time, last: &time, keys: &call.keys, gap };
             input = with_extents(input, &intervals)?;
         }
@@ -271,7 +274,7 @@ impl CompiledView {
         let mut states = states;
         if let Some((call, gap)) = self.session() {
             let [first, last] = EXTENT.map(unqualified);
-            let keys = self.session_keys(call);
+            let keys = self.window_keys(call);
             states = with_extents(states, &Intervals { first: &first, last: &last, keys: &keys, gap })?;
             group.truncate(group.len() - EXTENT.len());
             group.extend([unqualified(FIRST), unqualified(LAST)]);
@@ -282,14 +285,22 @@ impl CompiledView {
     /// State rows in, the view's rows out.
     pub fn finish_plan(&self, states: LogicalPlan) -> Result<LogicalPlan> {
         let merges = self.merges(Emit::Value)?;
-        let states = match (&self.window, self.session()) {
-            (None, _) => states,
-            (Some(_), Some((call, gap))) => {
-                let [first, last] = EXTENT.map(unqualified);
-                let keys = self.session_keys(call);
-                with_sessions(states, &Intervals { first: &first, last: &last, keys: &keys, gap })?
+        let states = match &self.window {
+            None => states,
+            Some(call) => {
+                let keys = self.window_keys(call);
+                match &call.kind {
+                    WindowKind::Session { gap } => {
+                        let [first, last] = EXTENT.map(unqualified);
+                        let intervals = Intervals { first: &first, last: &last, keys: &keys, gap: *gap };
+                        with_sessions(states, &intervals)?
+                    }
+                    WindowKind::Count { size } => {
+                        with_numbers(states, &keys, &POSITION_KEYS.map(unqualified), *size)?
+                    }
+                    kind => expand_kind(states, kind, unqualified(PANE))?,
+                }
             }
-            (Some(call), None) => expand_kind(states, &call.kind, unqualified(PANE))?,
         };
         let merged =
             LogicalPlanBuilder::from(states).aggregate(self.finishing_groups.clone(), merges)?.build()?;
@@ -330,8 +341,8 @@ impl CompiledView {
         })
     }
 
-    /// The state columns of the keys that have sessions of their own.
-    fn session_keys(&self, call: &WindowCall) -> Vec<Expr> {
+    /// The state columns of the keys that have sessions or counts of their own.
+    fn window_keys(&self, call: &WindowCall) -> Vec<Expr> {
         let column = |key: &Expr| self.key_exprs.iter().position(|expr| expr == key);
         call.keys.iter().filter_map(column).map(|at| unqualified(&self.keys[at].name)).collect()
     }
@@ -449,7 +460,7 @@ fn aggregate_expr(function: AggregateUDF, params: AggregateFunctionParams) -> Ex
 }
 
 /// The keys of state: the group expressions, but for those that depend on a window, in whose place is what state is
-/// kept by: panes, or the extents of sessions of the window's own keys.
+/// kept by: panes, or the extents of sessions, or the positions of events, of the window's own keys.
 fn state_keys(
     normal: &NormalForm,
     window: Option<&WindowCall>,
@@ -461,18 +472,22 @@ fn state_keys(
         keys.push(KeyColumn { name, output: None, window_micros: None });
         exprs.push(expr);
     };
-    match window.kind.pane() {
-        Some((size, offset)) => {
-            add(PANE.to_owned(), crate::functions::bucket::tumble_micros(window.time.clone(), size, offset));
+    if let Some((size, offset)) = window.kind.pane() {
+        add(PANE.to_owned(), crate::functions::bucket::tumble_micros(window.of[0].clone(), size, offset));
+        return (keys, exprs);
+    }
+    for (at, key) in window.keys.iter().enumerate() {
+        if !normal.groups.contains(key) {
+            add(format!("key_window_{at}"), key.clone());
         }
-        None => {
-            for (at, key) in window.keys.iter().enumerate() {
-                if !normal.groups.contains(key) {
-                    add(format!("key_session_{at}"), key.clone());
-                }
-            }
-            add(EXTENT[0].to_owned(), unqualified(FIRST));
-            add(EXTENT[1].to_owned(), unqualified(LAST));
+    }
+    if let WindowKind::Count { .. } = window.kind {
+        for (name, part) in POSITION_KEYS.into_iter().zip(&window.of) {
+            add(name.to_owned(), part.clone());
+        }
+    } else {
+        for (name, extent) in EXTENT.into_iter().zip([FIRST, LAST]) {
+            add(name.to_owned(), unqualified(extent));
         }
     }
     (keys, exprs)

@@ -12,10 +12,11 @@ use datafusion::common::{DFSchema, Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast,
 };
 use datafusion::physical_expr::create_physical_expr;
 
+use super::counts::POSITION;
 use crate::layout::timestamp_type;
 
 /// The SQL names of the window calls.
@@ -28,6 +29,8 @@ pub(crate) mod names {
     pub(crate) const CUMULATE: &str = "cumulate_window";
     /// `session_window(time, gap, key...)`
     pub(crate) const SESSION: &str = "session_window";
+    /// `count_window(size, seq, index, node, key...)`
+    pub(crate) const COUNT: &str = "count_window";
     /// `window_start(window)`
     pub(crate) const START: &str = "window_start";
     /// `window_end(window)`
@@ -38,7 +41,7 @@ pub(crate) mod names {
 
 /// The scalar functions of this module.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
-    let calls = [names::TUMBLE, names::HOP, names::CUMULATE, names::SESSION].map(Marker::new);
+    let calls = [names::TUMBLE, names::HOP, names::CUMULATE, names::SESSION, names::COUNT].map(Marker::new);
     let parts = [(names::START, 0, 0), (names::END, 1, 0), (names::TIME, 1, 1_000)].map(Part::new);
     let calls = calls.into_iter().map(ScalarUDF::from);
     calls.chain(parts.into_iter().map(ScalarUDF::from)).map(Arc::new).collect()
@@ -87,6 +90,11 @@ pub enum WindowKind {
         /// The longest gap within a session.
         gap: i64,
     },
+    /// Windows of so many events of a key, in the order of their positions.
+    Count {
+        /// Events in a window.
+        size: i64,
+    },
 }
 
 /// A window call in a plan.
@@ -94,21 +102,22 @@ pub enum WindowKind {
 pub struct WindowCall {
     /// Which windows.
     pub kind: WindowKind,
-    /// The time that is put into windows.
-    pub time: Expr,
-    /// The keys that have sessions of their own; empty for other kinds.
+    /// What is put into windows: an event's time, or for count windows the [parts](super::counts::POSITION) of its
+    /// position.
+    pub of: Vec<Expr>,
+    /// The keys that have sessions or counts of their own; empty for other kinds.
     pub keys: Vec<Expr>,
 }
 
 impl WindowKind {
     /// The pane as `(length, offset)`: panes do not overlap, and a window consists of whole panes. `None` for
-    /// sessions, which have no panes.
+    /// sessions and count windows, which have no panes.
     pub fn pane(&self) -> Option<(i64, i64)> {
         match *self {
             Self::Tumble { size, offset } => Some((size, offset)),
             Self::Hop { slide, size, offset } => Some((gcd(slide, size), offset)),
             Self::Cumulate { step, offset, .. } => Some((step, offset)),
-            Self::Session { .. } => None,
+            Self::Session { .. } | Self::Count { .. } => None,
         }
     }
 
@@ -116,7 +125,7 @@ impl WindowKind {
     pub fn size(&self) -> Option<i64> {
         match *self {
             Self::Tumble { size, .. } | Self::Hop { size, .. } | Self::Cumulate { size, .. } => Some(size),
-            Self::Session { .. } => None,
+            Self::Session { .. } | Self::Count { .. } => None,
         }
     }
 
@@ -142,6 +151,7 @@ impl WindowKind {
                 }
             }
             Self::Session { gap } => push(time, time.saturating_add(gap)),
+            Self::Count { .. } => {}
         }
     }
 }
@@ -179,10 +189,13 @@ impl WindowCall {
     pub(crate) fn read(expr: &Expr) -> Result<Option<Self>> {
         let Expr::ScalarFunction(call) = expr else { return Ok(None) };
         let name = call.func.name();
-        if ![names::TUMBLE, names::HOP, names::CUMULATE, names::SESSION].contains(&name) {
+        if ![names::TUMBLE, names::HOP, names::CUMULATE, names::SESSION, names::COUNT].contains(&name) {
             return Ok(None);
         }
         let usage = usage(name);
+        if name == names::COUNT {
+            return Self::read_count(&call.args, usage).map(Some);
+        }
         let lengths = if matches!(name, names::TUMBLE | names::SESSION) { 1 } else { 2 };
         let Some((time, rest)) = call.args.split_first().filter(|(_, rest)| rest.len() >= lengths) else {
             return plan_err!("{name}() has too few arguments; write {usage}");
@@ -220,7 +233,25 @@ impl WindowCall {
         let is_key = |expr: &&Expr| !matches!(expr, Expr::Literal(..));
         let keys = rest.get(1..).unwrap_or_default().iter().filter(is_key).cloned();
         let keys = if name == names::SESSION { keys.collect() } else { Vec::new() };
-        Ok(Some(Self { kind, time: time.clone(), keys }))
+        Ok(Some(Self { kind, of: vec![time.clone()], keys }))
+    }
+
+    fn read_count(args: &[Expr], usage: &str) -> Result<Self> {
+        let (Some(size), Some(of)) = (args.first(), args.get(1..=POSITION.len())) else {
+            return plan_err!("count_window() takes the number of events in a window; write {usage}");
+        };
+        let size = constant(size)?.map(|size| size.cast_to(&DataType::Int64));
+        let Some(Ok(ScalarValue::Int64(Some(size @ 1..)))) = size else {
+            return plan_err!("count_window() takes a constant number of events, at least 1; write {usage}");
+        };
+        let is_key = |expr: &&Expr| !matches!(expr, Expr::Literal(..));
+        let keys = args[1 + POSITION.len()..].iter().filter(is_key).cloned().collect();
+        Ok(Self { kind: WindowKind::Count { size }, of: of.to_vec(), keys })
+    }
+
+    /// The time that is put into windows, of all but count windows.
+    pub(crate) fn time(&self) -> Expr {
+        cast(self.of[0].clone(), timestamp_type())
     }
 }
 
@@ -234,6 +265,7 @@ fn usage(name: &str) -> &'static str {
         names::CUMULATE => {
             "cumulate(event_time, INTERVAL '1 hour', INTERVAL '1 day') (the step, then the size)"
         }
+        names::COUNT => "count_window(100)",
         _ => "session(event_time, INTERVAL '5 minutes')",
     }
 }
@@ -308,11 +340,17 @@ impl ScalarUDFImpl for Marker {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(window_type())
+        Ok(if self.name == names::COUNT { DataType::Int64 } else { window_type() })
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         let usage = usage(self.name);
+        if self.name == names::COUNT {
+            return match arg_types.first() {
+                Some(size) if size.is_integer() => Ok(arg_types.to_vec()),
+                _ => plan_err!("count_window() takes the number of events in a window; write {usage}"),
+            };
+        }
         let Some((time, rest)) = arg_types.split_first() else {
             return plan_err!("{}() takes a time first; write {usage}", self.name);
         };
@@ -409,6 +447,10 @@ impl ScalarUDFImpl for Part {
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         match arg_types {
             [window] if *window == window_type() => Ok(arg_types.to_vec()),
+            [DataType::Int64] => plan_err!(
+                "a count window has no {}; min(event_time) and max(event_time) tell when its first and last event were",
+                self.name
+            ),
             _ => plan_err!(
                 "{}() takes a window, as in {}(hop_window(event_time, INTERVAL '1 minute', INTERVAL '5 minutes'))",
                 self.name,

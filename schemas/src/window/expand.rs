@@ -10,13 +10,13 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result, UnnestOptions, plan_err};
 use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Projection, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast,
+    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
 use super::calls::{WindowCall, WindowKind, find_call, window_array, window_fields, window_type};
+use super::counts;
 use super::sessions::{self, Intervals};
-use crate::layout::timestamp_type;
 
 /// The column that holds the window after an expansion.
 pub(crate) const WINDOW: &str = "__window";
@@ -98,13 +98,14 @@ pub(crate) fn replace_call(expr: Expr, window: &Expr) -> Result<Expr> {
 
 /// The rows of `input`, each once per window of `call`, with the window in the column [`WINDOW`].
 fn with_window(input: LogicalPlan, call: &WindowCall) -> Result<LogicalPlan> {
-    let time = cast(call.time.clone(), timestamp_type());
     match &call.kind {
         WindowKind::Session { gap } => {
+            let time = call.time();
             let intervals = Intervals { first: &time, last: &time, keys: &call.keys, gap: *gap };
             sessions::with_sessions(input, &intervals)
         }
-        kind => expand_kind(input, kind, time),
+        WindowKind::Count { size } => counts::with_numbers(input, &call.keys, &call.of, *size),
+        kind => expand_kind(input, kind, call.time()),
     }
 }
 
