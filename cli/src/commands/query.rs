@@ -134,7 +134,7 @@ impl Printer {
             output::notice(serde_json::to_string_pretty(&answer.meta)?);
         }
         if output::stderr_is_terminal() {
-            output::notice(footer(answer.batches.iter().map(RecordBatch::num_rows).sum()));
+            output::notice(footer(answer.batches.iter().map(RecordBatch::num_rows).sum(), &answer.meta));
         }
         Ok(())
     }
@@ -147,8 +147,22 @@ impl Printer {
     }
 }
 
-fn footer(rows: usize) -> String {
-    if rows == 1 { "(1 row)".to_owned() } else { format!("({rows} rows)") }
+/// How many rows there are, and a line for each view on where they come from.
+fn footer(rows: usize, meta: &Value) -> String {
+    let mut footer = if rows == 1 { "(1 row)".to_owned() } else { format!("({rows} rows)") };
+    for view in meta["views"].as_array().into_iter().flatten() {
+        let text = |key: &str| view[key].as_str().unwrap_or("unknown").to_owned();
+        let number = |key: &str| view[key].as_u64().unwrap_or_default();
+        footer.push_str(&format!(
+            "\n{}: batch generation {}, {} rows of speed state, watermark {}, {} late events",
+            text("name"),
+            number("batch_generation"),
+            number("speed_rows"),
+            text("watermark"),
+            number("late_events"),
+        ));
+    }
+    footer
 }
 
 /// The form in which the server answers in JSON: columns, rows and meta in one object.
@@ -207,6 +221,17 @@ mod tests {
         assert_eq!(sql(None, Some(file.path())).expect("SQL"), "SELECT ';' AS x");
         let error = sql(Some(" ; "), None).expect_err("nothing to run");
         assert_eq!(error.downcast_ref::<Failure>().expect("a failure").code, Code::Usage);
+    }
+
+    #[test]
+    fn the_footer_says_where_rows_come_from() {
+        assert_eq!(footer(1, &Value::Null), "(1 row)");
+        let view = json!({"name": "climate_1m", "batch_generation": 7, "speed_rows": 12,
+                          "watermark": "2026-11-24T12:00:00Z", "late_events": 3});
+        assert_eq!(
+            footer(0, &json!({"views": [view]})),
+            "(0 rows)\nclimate_1m: batch generation 7, 12 rows of speed state, watermark 2026-11-24T12:00:00Z, 3 late events"
+        );
     }
 
     #[test]

@@ -13,6 +13,10 @@ const ROWS: HeaderName = HeaderName::from_static("x-iot-rows");
 const ELAPSED_MS: HeaderName = HeaderName::from_static("x-iot-elapsed-ms");
 const FRONTIER: HeaderName = HeaderName::from_static("x-iot-frontier");
 const BATCH_GENERATION: HeaderName = HeaderName::from_static("x-iot-batch-generation");
+/// All of [`Meta`] as JSON, for those who do not take their rows as JSON.
+const META: HeaderName = HeaderName::from_static("x-iot-meta");
+/// Clients and proxies refuse long headers. What is longer (a query over dozens of views) is left out.
+const MAX_META_BYTES: usize = 4_096;
 
 /// Writes the answer in the format asked for. Encoding is work for a processor, so it is done off the runtime.
 pub(super) async fn respond(answer: Answer, format: Format) -> Result<Response, Problem> {
@@ -33,6 +37,7 @@ fn provenance(meta: &Meta) -> Vec<(HeaderName, HeaderValue)> {
         (ELAPSED_MS, format!("{:.3}", meta.elapsed_ms)),
         (FRONTIER, covered_by_all(meta).to_string()),
         (BATCH_GENERATION, generations.collect::<Vec<_>>().join(",")),
+        (META, serde_json::to_string(meta).ok().filter(|text| text.len() <= MAX_META_BYTES).unwrap_or_default()),
     ];
     let values = texts.into_iter().filter(|(_, text)| !text.is_empty());
     values.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect()

@@ -31,6 +31,8 @@ async fn a_query_answers_with_columns_rows_and_provenance() {
     assert_eq!(reply.header("x-iot-elapsed-ms"), "1.250");
     assert_eq!(reply.header("x-iot-frontier"), "n1:42");
     assert_eq!(reply.header("x-iot-batch-generation"), "7");
+    let meta: serde_json::Value = serde_json::from_str(&reply.header("x-iot-meta")).expect("JSON");
+    assert_eq!(meta, answer["meta"]);
 }
 
 #[tokio::test]
