@@ -14,7 +14,7 @@ use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::RawSnapshot;
 use iot_schemas::session::{context, small_context};
 use iot_schemas::table::{Table, TableSnapshot, cast_to};
-use iot_schemas::view::{BatchPlan, CompiledView, ViewSnapshot, bytes_of, plan_over_batches};
+use iot_schemas::view::{BatchPlan, CompiledView, SortedStates, ViewSnapshot, bytes_of, plan_over_batches};
 use parking_lot::RwLock;
 
 use crate::error::Result;
@@ -27,6 +27,9 @@ const MERGE_AT_LATEST: usize = 256;
 /// Events that no rule and no reader waits for are turned into state this many rows at a time: large batches have
 /// fewer groups per event. A query turns those that are waiting into state itself.
 const FLUSH_ROWS: usize = 65_536;
+
+/// Fewer state rows than this are looked through as fast as they are searched.
+const SETTLE_ROWS: usize = 2_048;
 
 /// A view in force: what it makes of its state, and the state, which it may share with the views that read it.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ struct Epoch {
     /// State rows; the first `merged` batches have one row per group.
     states: Vec<RecordBatch>,
     merged: usize,
+    /// In place of them, once the epoch has ended.
+    settled: Option<Arc<SortedStates>>,
     /// Events that are not in `states` yet.
     pending: Vec<RecordBatch>,
 }
@@ -140,6 +145,7 @@ impl LiveView {
             }
             if let Some(last) = live.epochs.back_mut() {
                 last.states = states;
+                last.settle(&self.state.owner)?;
             }
         }
         *self.state.live.write() = live;
@@ -243,10 +249,12 @@ impl LiveView {
         let merged = self.merge_open_epoch(node).await;
         // The epoch ends whatever has failed: what it holds is of the positions up to here.
         let mut live = self.state.live.write();
-        if let Some(epoch) = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node) {
+        let epoch = live.epochs.iter_mut().find(|e| e.end.is_none() && e.node == *node);
+        let settled = epoch.map_or(Ok(()), |epoch| {
             epoch.end = Some(end);
-        }
-        flushed.and(merged)
+            epoch.settle(&self.state.owner)
+        });
+        flushed.and(merged).and(settled)
     }
 
     /// Drops the epochs that the batch state covers now.
@@ -263,7 +271,7 @@ impl LiveView {
             let epochs: Vec<_> = live
                 .epochs
                 .iter()
-                .map(|e| (e.node.clone(), e.end, e.states.clone(), e.pending.clone()))
+                .map(|e| (e.node.clone(), e.end, e.settled.clone(), e.states.clone(), e.pending.clone()))
                 .collect();
             (epochs, live.position.clone())
         };
@@ -273,8 +281,9 @@ impl LiveView {
         let after = epochs
             .into_iter()
             .filter(|(node, end, ..)| !covered.covers(node, end.unwrap_or_else(|| position.get(node))));
-        let (mut speed, mut pending) = (Vec::new(), Vec::new());
-        for (_, _, states, events) in after {
+        let (mut settled, mut speed, mut pending) = (Vec::new(), Vec::new(), Vec::new());
+        for (_, _, sorted, states, events) in after {
+            settled.extend(sorted);
             speed.extend(states);
             pending.extend(events);
         }
@@ -284,6 +293,7 @@ impl LiveView {
             view: self.view.clone(),
             batch,
             speed,
+            settled,
             pending,
             frontier,
             watermark: None,
@@ -309,7 +319,8 @@ impl LiveView {
             return (0, 0);
         }
         let live = self.state.live.read();
-        let states = live.epochs.iter().flat_map(|epoch| &epoch.states);
+        let settled = live.epochs.iter().flat_map(|epoch| &epoch.settled).map(|states| states.rows());
+        let states = live.epochs.iter().flat_map(|epoch| &epoch.states).chain(settled);
         let (rows, bytes) =
             states.fold((0, 0), |(rows, bytes), b| (rows + b.num_rows(), bytes + bytes_of(b)));
         let pending = live.epochs.iter().flat_map(|epoch| &epoch.pending);
@@ -359,7 +370,7 @@ impl Live {
 
 impl Epoch {
     fn new(node: NodeId, end: Option<Seq>) -> Self {
-        Self { node, end, states: Vec::new(), merged: 0, pending: Vec::new() }
+        Self { node, end, states: Vec::new(), merged: 0, settled: None, pending: Vec::new() }
     }
 
     fn pending_rows(&self) -> usize {
@@ -370,6 +381,18 @@ impl Epoch {
     fn add(&mut self, states: &[RecordBatch]) -> bool {
         self.states.extend(states.iter().filter(|s| s.num_rows() > 0).cloned());
         self.is_crowded()
+    }
+
+    /// Sorts the state rows of an epoch that has ended, if that is worth it. If it fails they stay as they are.
+    fn settle(&mut self, view: &CompiledView) -> Result<()> {
+        let rows: usize = self.states.iter().map(RecordBatch::num_rows).sum();
+        if view.keys().is_empty() || rows < SETTLE_ROWS {
+            return Ok(());
+        }
+        let states = concat_batches(view.state_schema(), &self.states)?;
+        self.settled = Some(Arc::new(SortedStates::new(&states, view.keys().len())?));
+        (self.states, self.merged) = (Vec::new(), 0);
+        Ok(())
     }
 
     fn covered_by(&self, frontier: &Frontier) -> bool {

@@ -7,6 +7,7 @@
 //! Readers hold a [`TableSnapshot`], which stays valid until its files are vacuumed.
 
 mod files;
+mod scan;
 mod snapshot;
 mod store;
 

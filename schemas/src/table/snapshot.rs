@@ -8,6 +8,7 @@ use datafusion::catalog::TableProvider;
 use deltalake::DeltaTable;
 
 use super::Commit;
+use super::scan::FilesTable;
 use crate::error::Result;
 use crate::layout::{DEFINITION_APP_ID, GENERATION_APP_ID, frontier_app_id};
 use crate::position::{Frontier, NodeId};
@@ -128,6 +129,12 @@ impl TableSnapshot {
     /// The rows as a DataFusion table. Filters prune files by partition and statistics.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
         Ok(self.delta.table_provider().await?)
+    }
+
+    /// The rows as a DataFusion table that is quick to plan, for tables without partitions in whose files no column is
+    /// missing. Filters prune files, row groups and pages.
+    pub fn state_provider(&self) -> Arc<dyn TableProvider> {
+        Arc::new(FilesTable::new(self.delta.clone(), self.schema()))
     }
 
     /// The rows of some of its files.

@@ -18,6 +18,7 @@ mod groups;
 mod mergeable;
 mod normal;
 mod run;
+mod sorted;
 pub mod storage;
 mod window_end;
 
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::common::Result as DataFusionResult;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
@@ -34,8 +36,10 @@ pub use combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of
 pub use compile::{CompiledView, lineage, source_of};
 pub use groups::{GroupColumn, GroupRole, KeyColumn};
 pub use run::{BatchPlan, plan_over_batches};
+pub use sorted::SortedStates;
 pub use window_end::WindowEnds;
 
+use self::sorted::StateTable;
 use crate::error::Result;
 use crate::position::{Frontier, NodeId};
 use crate::table::{Table, TableSnapshot, TableSpec};
@@ -49,6 +53,8 @@ pub struct ViewSnapshot {
     pub batch: TableSnapshot,
     /// State rows (of [`CompiledView::state_schema`]) of the positions after that frontier.
     pub speed: Vec<RecordBatch>,
+    /// More of them, in epochs that do not change any more.
+    pub settled: Vec<Arc<SortedStates>>,
     /// Events (of [`CompiledView::input_schema`]) after that frontier that are not in `speed` yet.
     pub pending: Vec<RecordBatch>,
     /// Everything up to here is in one of the two.
@@ -77,15 +83,17 @@ impl ViewSnapshot {
     pub async fn states(&self, layer: Layer) -> Result<LogicalPlan> {
         let batch = match layer {
             Layer::Merged | Layer::Batch if self.batch.file_count() > 0 => {
-                Some(self.view.stored_states(self.batch.provider().await?)?)
+                Some(self.view.stored_states(self.batch.state_provider())?)
             }
             _ => None,
         };
-        let (speed, pending) = match layer {
-            Layer::Batch => (Vec::new(), &[][..]),
-            Layer::Merged | Layer::Speed => (self.speed.clone(), &self.pending[..]),
+        let (settled, speed, pending) = match layer {
+            Layer::Batch => (Vec::new(), Vec::new(), &[][..]),
+            Layer::Merged | Layer::Speed => (self.settled.clone(), self.speed.clone(), &self.pending[..]),
         };
-        let mut speed = states_in_memory(self.view.state_schema(), speed)?;
+        let schema = self.view.state_schema();
+        let table = StateTable::new(schema.clone(), settled, speed);
+        let mut speed = scan("speed_state", Arc::new(table), schema)?;
         if !pending.is_empty() {
             let schema = self.view.input_schema();
             let pending =
@@ -101,12 +109,16 @@ impl ViewSnapshot {
 
     /// State rows in memory, and events that will become some.
     pub fn speed_rows(&self) -> u64 {
-        self.speed.iter().chain(&self.pending).map(|batch| batch.num_rows() as u64).sum()
+        self.speed_batches().map(|batch| batch.num_rows() as u64).sum()
     }
 
     /// Their bytes.
     pub fn speed_bytes(&self) -> u64 {
-        self.speed.iter().chain(&self.pending).map(|batch| bytes_of(batch) as u64).sum()
+        self.speed_batches().map(|batch| bytes_of(batch) as u64).sum()
+    }
+
+    fn speed_batches(&self) -> impl Iterator<Item = &RecordBatch> {
+        self.settled.iter().map(|states| states.rows()).chain(&self.speed).chain(&self.pending)
     }
 
     /// The rows of the view as a layer sees them: the lambda equation as a plan.
@@ -142,8 +154,11 @@ fn rows_in_memory(
     schema: &SchemaRef,
     batches: Vec<RecordBatch>,
 ) -> DataFusionResult<LogicalPlan> {
-    let table = MemTable::try_new(schema.clone(), vec![batches])?;
-    let source = datafusion::datasource::provider_as_source(Arc::new(table));
+    scan(name, Arc::new(MemTable::try_new(schema.clone(), vec![batches])?), schema)
+}
+
+fn scan(name: &str, table: Arc<dyn TableProvider>, schema: &SchemaRef) -> DataFusionResult<LogicalPlan> {
+    let source = datafusion::datasource::provider_as_source(table);
     LogicalPlanBuilder::scan(name, source, None)?.project(crate::view::compile::columns(schema))?.build()
 }
 
