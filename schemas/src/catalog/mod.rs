@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use rule::{RuleDef, Severity};
 pub use stream::{
-    EventTimeDef, FieldType, Format, FutureEvents, StreamDef, TimeLimits, TimeUnitName, UnknownFields,
+    Compression, CsvDef, EventTimeDef, FieldType, Format, FutureEvents, StreamDef, TimeLimits, TimeUnitName,
+    UnknownFields, column_name,
 };
 pub use view::{BatchSchedule, ViewDef};
 
@@ -300,6 +301,40 @@ notify: [ops-webhook]
         check("cadence: 1s", seconds(0, 60, 3_600, 86_400));
         check("cadence: 30s\nallowed_lateness: 5s", seconds(5, 300, 3_600, 86_400));
         check("idle_timeout: 2s\ncadence: 30s\nmax_future: 1s\nmax_lag: 1m", seconds(0, 2, 1, 60));
+    }
+
+    #[test]
+    fn settings_of_payloads_are_checked() {
+        let check = |more: &str, expect: &[&str]| {
+            let text = format!("kind: stream\nname: a\ntopics: [\"x/{{site}}\"]\n{more}");
+            let outcome = parse(&text, "test").map_err(|e| e.to_string());
+            match (&outcome, expect) {
+                (Ok(_), []) => {}
+                (Err(e), words) if !words.is_empty() => {
+                    words.iter().for_each(|word| assert!(e.contains(word), "{more}: {e}"));
+                }
+                _ => panic!("{more}: {outcome:?}"),
+            }
+        };
+        for format in Format::ALL {
+            check(&format!("format: {}", format.word()), &[]);
+        }
+        let all = Format::ALL.map(Format::word);
+        check("format: xml", &[&["xml"], &all[..]].concat());
+        check("compression: lz4", &["lz4", "auto", "gzip", "zstd", "none"]);
+        check("format: cbor\nrows: readings", &[]);
+        check("format: csv\nrows: readings", &["`rows`", "json, cbor, msgpack and auto", "`csv`"]);
+        check("format: csv\ncsv: {columns: [ts, v], delimiter: \";\"}", &[]);
+        check("format: csv\ncsv: {delimiter: \"||\"}", &["||"]);
+        check("format: csv\ncsv: {delimiter: \"\\\"\"}", &["delimiter"]);
+        check("csv: {columns: [a]}", &["`csv`", "csv and auto"]);
+        check("format: senml_json\nevent_time: {field: t}", &["SenML", "event_time"]);
+        check("format: line_protocol\nevent_time: {unit: s}", &[]);
+        check("properties: [plant, x-unit]\ndedup: [plant, x_unit]", &[]);
+        check("properties: [site]", &["property `site` collides"]);
+        check("properties: [a-b, a b]", &["property `a b` collides with the column `a_b`"]);
+        check("properties: [9]", &["property `9` cannot be a column name"]);
+        check("properties: [event_time]", &["collides"]);
     }
 
     #[test]

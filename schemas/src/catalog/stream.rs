@@ -1,10 +1,14 @@
 //! `kind: stream`
 
+mod payload;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
+
+pub use payload::{Compression, CsvDef, Format};
 
 use super::{Kind, duration_text};
 use crate::layout::{DEVICE_ID, EVENT_TIME, RESERVED, timestamp_type};
@@ -32,6 +36,19 @@ pub struct StreamDef {
     /// How payloads are encoded.
     #[serde(default)]
     pub format: Format,
+    /// Whether payloads are compressed.
+    #[serde(default)]
+    pub compression: Compression,
+    /// The field of an object that holds its events, if they are not the object itself: the other fields are
+    /// repeated in each of them. Levels are separated by dots.
+    #[serde(default)]
+    pub rows: Option<String>,
+    /// How the lines of a CSV payload are read.
+    #[serde(default)]
+    pub csv: Option<CsvDef>,
+    /// MQTT user properties that become text columns.
+    #[serde(default)]
+    pub properties: Vec<String>,
     /// Where an event's time stands in it. Absent: `ts` if an event has it, else the arrival time.
     #[serde(default)]
     pub event_time: Option<EventTimeDef>,
@@ -81,6 +98,12 @@ impl StreamDef {
         names
     }
 
+    /// The columns of the user properties, in their order: as in payloads, what is no letter or digit becomes
+    /// `_`.
+    pub fn property_columns(&self) -> impl Iterator<Item = String> {
+        self.properties.iter().map(|name| column_name(name))
+    }
+
     /// The limits by which the stream's event time advances, defaults filled in.
     pub fn time_limits(&self) -> TimeLimits {
         let by_cadence = || self.cadence.unwrap_or_default().saturating_mul(10).max(LEAST_IDLE);
@@ -112,14 +135,59 @@ impl StreamDef {
                 return Err(format!("the topic level `{name}` collides with a column of the same name"));
             }
         }
+        self.check_properties()?;
+        self.check_payload()?;
         for name in &self.dedup {
             let known = name == DEVICE_ID || name == EVENT_TIME || self.fields.contains_key(name);
-            if !known && !self.topic_columns().contains(&name.as_str()) {
+            let from_outside = self.topic_columns().contains(&name.as_str())
+                || self.property_columns().any(|column| column == *name);
+            if !known && !from_outside {
                 return Err(format!("`dedup` names `{name}`, which is no declared field"));
             }
         }
         Ok(())
     }
+
+    fn check_properties(&self) -> Result<(), String> {
+        let mut seen: Vec<String> = Vec::new();
+        for (property, column) in self.properties.iter().zip(self.property_columns()) {
+            if !is_name(&column) || column.starts_with('_') {
+                return Err(format!("the property `{property}` cannot be a column name"));
+            }
+            let taken = RESERVED.contains(&column.as_str())
+                || self.fields.contains_key(&column)
+                || self.topic_columns().contains(&column.as_str())
+                || seen.contains(&column);
+            if taken {
+                return Err(format!("the property `{property}` collides with the column `{column}`"));
+            }
+            seen.push(column);
+        }
+        Ok(())
+    }
+
+    /// Settings that the format would leave unread.
+    fn check_payload(&self) -> Result<(), String> {
+        let only = |setting: &str, formats: &str| {
+            let format = self.format.word();
+            Err(format!("`{setting}` is for the formats {formats}; the stream's format is `{format}`"))
+        };
+        if self.rows.is_some() && !self.format.has_objects() {
+            return only("rows", "json, cbor, msgpack and auto");
+        }
+        if self.csv.is_some() && !matches!(self.format, Format::Csv | Format::Auto) {
+            return only("csv", "csv and auto");
+        }
+        if self.event_time.is_some() && matches!(self.format, Format::SenmlJson | Format::SenmlCbor) {
+            return Err("SenML records say themselves when they are from; leave `event_time` out".into());
+        }
+        self.csv.as_ref().map_or(Ok(()), CsvDef::check)
+    }
+}
+
+/// The name of the column for a field, a property or a sensor that is spelled `name`.
+pub fn column_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 /// The limits by which the event time of a stream advances, in microseconds.
@@ -155,15 +223,6 @@ pub enum FutureEvents {
     Keep,
     /// Their message becomes a dead letter.
     DeadLetter,
-}
-
-/// How payloads are encoded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// A JSON object, or an array of objects.
-    #[default]
-    Json,
 }
 
 /// The type of a declared field.
@@ -203,11 +262,13 @@ impl FieldType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventTimeDef {
-    /// The payload field. RFC 3339 text is always accepted.
-    pub field: String,
-    /// The unit of a number.
+    /// The payload field, which every event must then have. Absent: `ts`, if an event has it. RFC 3339 text is
+    /// always accepted.
     #[serde(default)]
-    pub unit: TimeUnitName,
+    pub field: Option<String>,
+    /// The unit of a number; nanoseconds in line protocol and milliseconds otherwise, if absent.
+    #[serde(default)]
+    pub unit: Option<TimeUnitName>,
 }
 
 /// A unit of epoch time.
