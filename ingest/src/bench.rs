@@ -40,8 +40,7 @@ impl JsonBench {
     /// If a message is no event.
     pub fn decode(&mut self, messages: &[String]) -> RecordBatch {
         for (seq, message) in messages.iter().enumerate() {
-            let origin =
-                Origin { topic: "d/device-1", captures: &self.captures, arrival: 0, seq: seq as u64 + 1 };
+            let origin = Origin::plain("d/device-1", &self.captures, 0, seq as u64 + 1);
             self.decoder.decode(message.as_bytes(), origin).expect("a good message");
         }
         self.decoder.finish("n").expect("messages have rows")

@@ -111,8 +111,14 @@ impl GroupDecoder {
         };
         for route in routes.iter() {
             let lane = &mut self.lanes[route.lane];
-            let origin =
-                Origin { topic: record.topic, captures: &route.captures, arrival: record.arrival, seq };
+            let origin = Origin {
+                topic: record.topic,
+                captures: &route.captures,
+                arrival: record.arrival,
+                seq,
+                content_type: record.content_type,
+                user_properties: record.user_properties,
+            };
             let outcome = match record.cut_from {
                 Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
                 None => lane.decoder.decode(record.payload, origin),

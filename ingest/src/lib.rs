@@ -56,6 +56,8 @@ mod tests;
 
 pub use config::IngestConfig;
 pub use dead_letter::{DEAD, dead_schema};
-pub use message::{Delivery, Message, Receipt, Refused, Ticket};
+pub use message::{
+    Delivery, MAX_USER_PROPERTIES, MAX_USER_PROPERTY_BYTES, Message, Properties, Receipt, Refused, Ticket,
+};
 pub use pipeline::Ingest;
 pub use stats::{IngestStats, StreamStats};

@@ -9,6 +9,13 @@ use tokio::sync::oneshot;
 
 use iot_schemas::position::Seq;
 
+/// User properties that are kept of one message.
+pub const MAX_USER_PROPERTIES: usize = 64;
+/// Bytes of user properties, names and values, that are kept of one message.
+pub const MAX_USER_PROPERTY_BYTES: usize = 16 << 10;
+/// Characters of a content type that are kept. Those that exist are shorter.
+const MAX_CONTENT_TYPE: usize = 255;
+
 /// One message as it arrived, whatever brought it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -18,18 +25,73 @@ pub struct Message {
     pub payload: Bytes,
     /// How an acknowledged delivery was labelled; `None` for QoS 0 and for HTTP.
     pub delivery: Option<Delivery>,
+    /// What else MQTT 5 says about it; `None` if that is nothing.
+    pub properties: Option<Box<Properties>>,
 }
 
 impl Message {
     /// A message that nobody delivers twice.
     pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        Self { topic: topic.into(), payload: payload.into(), delivery: None }
+        Self { topic: topic.into(), payload: payload.into(), delivery: None, properties: None }
     }
 
     /// What it takes up in queues.
     pub(crate) fn bytes(&self) -> usize {
         let client = self.delivery.as_ref().map_or(0, |delivery| delivery.client.len());
-        self.topic.len() + self.payload.len() + client + 64
+        let properties = self.properties.as_ref().map_or(0, |properties| properties.bytes());
+        self.topic.len() + self.payload.len() + client + properties + 64
+    }
+}
+
+/// The properties of a message that matter to decoding, within bounds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    content_type: Option<String>,
+    user: Vec<(String, String)>,
+    user_bytes: usize,
+    is_cut: bool,
+}
+
+impl Properties {
+    /// Notes the content type.
+    pub fn set_content_type(&mut self, content_type: &str) {
+        self.content_type = Some(content_type.chars().take(MAX_CONTENT_TYPE).collect());
+    }
+
+    /// Adds a user property. Those beyond the bounds are left out, and that is noted.
+    pub fn add_user(&mut self, name: &str, value: &str) {
+        let bytes = self.user_bytes + name.len() + value.len();
+        if self.is_cut || self.user.len() >= MAX_USER_PROPERTIES || bytes > MAX_USER_PROPERTY_BYTES {
+            self.is_cut = true;
+            return;
+        }
+        self.user_bytes = bytes;
+        self.user.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the payload is said to be.
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    /// The user properties in their order, names perhaps more than once.
+    pub fn user(&self) -> &[(String, String)] {
+        &self.user
+    }
+
+    /// Whether there were more user properties than are kept.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Itself, unless it says nothing.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+
+    fn bytes(&self) -> usize {
+        let content_type = self.content_type.as_ref().map_or(0, String::len);
+        size_of::<Self>() + content_type + self.user_bytes + self.user.len() * size_of::<(String, String)>()
     }
 }
 

@@ -257,7 +257,7 @@ async fn columns_widen_across_seals_and_restarts() {
 
 fn delivery(packet_id: u16, dup: bool, payload: &str) -> Message {
     let delivery = Some(Delivery { client: "gateway".into(), packet_id, dup });
-    Message { topic: "devices/a/telemetry".into(), payload: payload.to_owned().into(), delivery }
+    Message { delivery, ..Message::new("devices/a/telemetry", payload.to_owned()) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

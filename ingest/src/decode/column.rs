@@ -57,7 +57,7 @@ impl Kind {
 /// Why a column exists, which decides what may change about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A named topic level; payloads do not write it.
+    /// A named topic level or a user property; payloads do not write it.
     Topic,
     /// A declared field: its type is fixed.
     Declared,

@@ -3,7 +3,7 @@
 use ahash::HashMap;
 use arrow::datatypes::Schema;
 
-use iot_schemas::catalog::{StreamDef, UnknownFields};
+use iot_schemas::catalog::{StreamDef, UnknownFields, column_name};
 use iot_schemas::layout::{DEVICE_ID, RESERVED};
 use iot_schemas::topic::is_name;
 use iot_schemas::{Error, Result};
@@ -27,7 +27,7 @@ pub(crate) enum Target {
     EventTimeColumn(usize),
     DeviceId,
     Column(usize),
-    /// The topic says it already.
+    /// The topic or a property says it already, or the field is read at another time.
     Skip,
     Unknown,
 }
@@ -67,6 +67,9 @@ impl Fields {
         };
         for name in def.topic_columns() {
             fields.declare(def, name, Kind::Text, Origin::Topic, table)?;
+        }
+        for name in def.property_columns() {
+            fields.declare(def, &name, Kind::Text, Origin::Topic, table)?;
         }
         for (name, field_type) in &def.fields {
             let kind = Kind::of(&field_type.data_type())
@@ -165,7 +168,7 @@ impl Fields {
 
     /// The column for an unknown field, or why there cannot be one. `pending` others are about to be added.
     pub(crate) fn admit(&self, name: &str, pending: usize) -> Result<Admission, String> {
-        let clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let clean = column_name(name);
         let hint = "rename it in the payload, or set `unknown_fields: ignore`";
         if !is_name(&clean) || clean.starts_with('_') || clean.len() > MAX_NAME {
             return Err(format!("field `{}` cannot be a column name; {hint}", super::shorten(name)));
@@ -183,7 +186,7 @@ impl Fields {
                 ));
             }
             if column.origin == Origin::Topic {
-                return Err(format!("field `{clean}` has the name of a topic level; {hint}"));
+                return Err(format!("field `{clean}` has the name of a topic level or a property; {hint}"));
             }
             return Ok(Admission::Known(*at));
         }
@@ -205,5 +208,6 @@ impl Fields {
 
 /// The flattened name of the field with the event time.
 fn time_field(def: &StreamDef) -> String {
-    def.event_time.as_ref().map_or(DEFAULT_TIME_FIELD.to_owned(), |time| time.field.replace('.', "_"))
+    let field = def.event_time.as_ref().and_then(|time| time.field.as_deref());
+    field.unwrap_or(DEFAULT_TIME_FIELD).replace('.', "_")
 }

@@ -1,38 +1,42 @@
 //! JSON payloads: an object is an event, an array of objects is several.
 //!
-//! The text goes straight into typed values; no tree is built. Nested objects are flattened (`gps.lat` is the
-//! column `gps_lat`), nested arrays are kept as JSON text.
+//! The text goes straight into typed values; no tree is built.
 
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 use serde_json::value::RawValue;
 
-use iot_schemas::catalog::UnknownFields;
-
-use super::column::{Kind, Origin};
 use super::fields::{Fields, Target};
+use super::flatten::{Flatten, MAX_ARRAY_DEPTH};
 use super::staging::{Failed, Scalar, Staging};
 
-/// Objects may lie in each other this deep.
-const MAX_DEPTH: usize = 8;
-/// An array, which is kept as text, may be this deep: what readers of JSON take.
-const MAX_ARRAY_DEPTH: usize = 100;
-
 /// Collects the rows of `payload` in `staging`, or says why it is no good.
-pub(crate) fn decode(payload: &[u8], fields: &mut Fields, staging: &mut Staging) -> Result<(), String> {
-    if payload.is_empty() {
-        return Err("the payload is empty".into());
-    }
-    let mut sink = Sink { fields, staging, path: String::new(), by_the_letter: needs_letters(payload) };
+///
+/// `rows` is where an object holds its events, if they are not the object itself.
+pub(super) fn decode(
+    payload: &[u8],
+    rows: Option<&str>,
+    fields: &mut Fields,
+    staging: &mut Staging,
+) -> Result<(), String> {
+    let by_the_letter = needs_letters(payload);
+    let mut sink = Sink { flat: Flatten::new(fields, staging), by_the_letter };
+    let Some(rows) = rows else {
+        return sink.parse(payload, |sink, json| json.deserialize_any(Payload(sink)));
+    };
+    // Once for what the events have in common, which may stand behind them, and once for the events.
+    sink.flat = sink.flat.leaving_out(rows);
+    sink.parse(payload, |sink, json| json.deserialize_any(Shared(sink)))?;
+    sink.flat.leave_nothing_out();
+    let mut found = false;
+    let within = Within { sink: &mut sink, rows: Some(rows), found: &mut found };
     let mut json = serde_json::Deserializer::from_slice(payload);
-    let parsed = json.deserialize_any(Payload(&mut sink)).and_then(|()| json.end());
-    if let Err(e) = parsed {
-        return Err(sink.staging.failure.take().unwrap_or_else(|| format!("not usable as JSON: {e}")));
-    }
-    Ok(())
+    let parsed = within.deserialize(&mut json);
+    sink.outcome(parsed)?;
+    if found { Ok(()) } else { Err(format!("there is no array of objects at `{rows}`")) }
 }
 
 /// Digits of a decimal number that the parser certainly turns into the nearest double.
@@ -48,7 +52,7 @@ const SAFE_DIGITS: usize = 18;
 fn needs_letters(json: &[u8]) -> bool {
     let (mut digits, mut is_decimal) = (0, false);
     let outermost = json.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
-    for byte in &json[outermost + 1..] {
+    for byte in json.iter().skip(outermost + 1) {
         match byte {
             b'0'..=b'9' => {
                 digits += 1;
@@ -71,38 +75,40 @@ fn needs_letters(json: &[u8]) -> bool {
 }
 
 struct Sink<'a> {
-    fields: &'a mut Fields,
-    staging: &'a mut Staging,
-    /// The flattened name of the field that is being read.
-    path: String,
+    flat: Flatten<'a>,
     /// See [`needs_letters`].
     by_the_letter: bool,
 }
 
+/// The reason is in the staging area.
+fn failed<E: Error>(Failed: Failed) -> E {
+    E::custom("")
+}
+
 impl Sink<'_> {
+    fn parse<'de>(
+        &mut self,
+        payload: &'de [u8],
+        visit: impl FnOnce(&mut Self, &mut Json<'de>) -> serde_json::Result<()>,
+    ) -> Result<(), String> {
+        let mut json = serde_json::Deserializer::from_slice(payload);
+        let parsed = visit(self, &mut json).and_then(|()| json.end());
+        self.outcome(parsed)
+    }
+
+    fn outcome(&mut self, parsed: serde_json::Result<()>) -> Result<(), String> {
+        parsed.map_err(|e| {
+            let failure = self.flat.staging.failure.take();
+            failure.unwrap_or_else(|| format!("not usable as JSON: {e}"))
+        })
+    }
+
     fn scalar<E: Error>(&mut self, target: Target, scalar: Scalar<'_>) -> Result<(), E> {
-        let taken = self.staging.take(self.fields, target, &self.path, scalar);
-        taken.map_err(|Failed| E::custom(""))
-    }
-
-    fn refuse<T, E: Error>(&mut self, expected: &str, found: &str) -> Result<T, E> {
-        let refused = self.staging.refuse_shape(&self.path, expected, found);
-        refused.map_err(|Failed| E::custom(""))
-    }
-
-    /// What a field must be, if it cannot be an object or an array.
-    fn expects_scalar(&self, target: Target) -> Option<&'static str> {
-        match target {
-            Target::EventTime | Target::EventTimeColumn(_) => Some("a time"),
-            Target::DeviceId if self.staging.device_known => None,
-            Target::DeviceId => Some("text"),
-            Target::Column(at) if self.fields.columns[at].origin == Origin::Declared => {
-                Some(self.fields.columns[at].kind().word())
-            }
-            _ => None,
-        }
+        self.flat.scalar(target, scalar).map_err(failed)
     }
 }
+
+type Json<'de> = serde_json::Deserializer<serde_json::de::SliceRead<'de>>;
 
 /// The whole payload.
 struct Payload<'a, 'b>(&'a mut Sink<'b>);
@@ -148,11 +154,96 @@ impl<'de> Visitor<'de> for Element<'_, '_> {
 }
 
 fn event<'de, A: MapAccess<'de>>(sink: &mut Sink<'_>, map: A) -> Result<(), A::Error> {
-    sink.staging.begin_row();
-    let mut position = 0;
-    object(sink, map, 1, &mut position)?;
-    sink.staging.end_row();
-    Ok(())
+    sink.flat.staging.begin_row();
+    object(sink, map, 1, &mut 0)?;
+    sink.flat.staging.end_row(sink.flat.fields).map_err(failed)
+}
+
+/// The whole payload, of which all but the events is read: what they have in common.
+struct Shared<'a, 'b>(&'a mut Sink<'b>);
+
+impl<'de> Visitor<'de> for Shared<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        object(self.0, map, 1, &mut 0)?;
+        self.0.flat.staging.share();
+        Ok(())
+    }
+}
+
+/// An object of which only the field at `rows` is read, or, without `rows`, the array of events there.
+struct Within<'a, 'b> {
+    sink: &'a mut Sink<'b>,
+    rows: Option<&'a str>,
+    found: &'a mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Within<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Within<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.rows.is_some() { "an object" } else { "an array of objects" })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Some(rows) = self.rows else {
+            return Err(A::Error::invalid_type(Unexpected::Map, &self));
+        };
+        let (first, rest) = rows.split_once('.').map_or((rows, None), |(first, rest)| (first, Some(rest)));
+        while let Some(is_it) = map.next_key_seed(Named(first))? {
+            if is_it {
+                map.next_value_seed(Within { sink: &mut *self.sink, rows: rest, found: &mut *self.found })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        if self.rows.is_some() {
+            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
+        }
+        *self.found = true;
+        while seq.next_element_seed(Element(self.sink))?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Whether a key has this name.
+struct Named<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Named<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Named<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
+        Ok(key == self.0)
+    }
 }
 
 /// The fields of an object; `position` counts the fields of the event over all its objects.
@@ -162,11 +253,11 @@ fn object<'de, A: MapAccess<'de>>(
     depth: usize,
     position: &mut usize,
 ) -> Result<(), A::Error> {
-    let parent = sink.path.len();
+    let parent = sink.flat.path.len();
     while let Some(target) = map.next_key_seed(Key { sink: &mut *sink, position: *position })? {
         *position += 1;
         map.next_value_seed(FieldValue { sink: &mut *sink, target, depth, position: &mut *position })?;
-        sink.path.truncate(parent);
+        sink.flat.path.truncate(parent);
     }
     Ok(())
 }
@@ -193,12 +284,7 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
     }
 
     fn visit_str<E: Error>(self, key: &str) -> Result<Target, E> {
-        let path = &mut self.sink.path;
-        if !path.is_empty() {
-            path.push('_');
-        }
-        path.push_str(key);
-        Ok(self.sink.fields.resolve(path, self.position))
+        Ok(self.sink.flat.enter(key, self.position))
     }
 }
 
@@ -221,9 +307,9 @@ impl<'de> DeserializeSeed<'de> for FieldValue<'_, '_> {
             return deserializer.deserialize_any(self);
         }
         let letters = <&RawValue>::deserialize(deserializer)?.get();
-        match letters.as_bytes()[0] {
-            b'-' | b'0'..=b'9' => self.number(letters),
-            b'[' => self.array(letters),
+        match letters.as_bytes().first() {
+            Some(b'-' | b'0'..=b'9') => self.number(letters),
+            Some(b'[') => self.array(letters),
             _ => serde_json::Deserializer::from_str(letters).deserialize_any(self).map_err(D::Error::custom),
         }
     }
@@ -240,27 +326,19 @@ impl FieldValue<'_, '_> {
             Scalar::Unsigned(value)
         } else {
             let reason = format!("the integer `{}` does not fit in 64 bits", super::shorten(literal));
-            return self.sink.staging.fail(reason).map_err(|Failed| E::custom(""));
+            return self.sink.flat.staging.fail(reason).map_err(failed);
         };
         self.sink.scalar(self.target, scalar)
     }
 
     /// An array is kept as its text.
     fn array<E: Error>(self, json: &str) -> Result<(), E> {
-        let takes_text = match self.target {
-            Target::DeviceId if self.sink.staging.device_known => return Ok(()),
-            Target::Unknown if self.sink.fields.unknown == UnknownFields::Ignore => return Ok(()),
-            Target::Unknown => true,
-            Target::Column(at) => self.sink.fields.columns[at].kind() == Kind::Text,
-            _ => false,
-        };
-        if !takes_text {
-            let expected = self.sink.expects_scalar(self.target).unwrap_or("a single value");
-            return self.sink.refuse(expected, "an array");
+        if !self.sink.flat.array(self.target).map_err(failed)? {
+            return Ok(());
         }
         let json = compact(json);
         if depth(&json) > MAX_ARRAY_DEPTH {
-            return self.sink.refuse(&format!("arrays at most {MAX_ARRAY_DEPTH} deep"), "a deeper one");
+            return self.sink.flat.refuse_deep_array().map_err(failed);
         }
         self.sink.scalar(self.target, Scalar::Text(&json))
     }
@@ -299,12 +377,7 @@ impl<'de> Visitor<'de> for FieldValue<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        if let Some(expected) = self.sink.expects_scalar(self.target) {
-            return self.sink.refuse(expected, "an object");
-        }
-        if self.depth >= MAX_DEPTH {
-            return self.sink.refuse(&format!("objects at most {MAX_DEPTH} deep"), "a deeper one");
-        }
+        self.sink.flat.object(self.target, self.depth).map_err(failed)?;
         object(self.sink, map, self.depth + 1, self.position)
     }
 }

@@ -3,11 +3,19 @@
 //! Decoding is a pure function: the same records, decoded from the same schema on, give the same rows, new
 //! columns and refusals. A crash may therefore decode again what it decoded before.
 
+mod cbor;
 mod column;
+mod compression;
+mod csv;
 mod fields;
+mod flatten;
 mod json;
+mod line_protocol;
+mod msgpack;
+mod senml;
 mod staging;
 mod time;
+mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -20,13 +28,19 @@ use arrow::array::{
 use arrow::datatypes::{Schema, SchemaRef};
 
 use iot_schemas::alert::micros_rfc3339;
-use iot_schemas::catalog::{Format, FutureEvents, StreamDef, TimeLimits};
+use iot_schemas::catalog::{Compression, CsvDef, Format, FutureEvents, StreamDef, TimeLimits, TimeUnitName};
 use iot_schemas::layout::{DEVICE_ID, raw_schema};
 use iot_schemas::position::Seq;
 use iot_schemas::topic::TopicPattern;
 use iot_schemas::{Error, Result};
 
+use crate::message::{MAX_USER_PROPERTIES, MAX_USER_PROPERTY_BYTES};
+use crate::wal::record::UserProperties;
+
+use cbor::Cbor;
+use compression::Expander;
 use fields::Fields;
+use msgpack::Msgpack;
 use staging::Staging;
 
 /// What the events of one stream in one group may take up. Far more than a group of real events: an array of
@@ -50,12 +64,37 @@ pub(crate) struct Origin<'a> {
     /// When it arrived, microseconds since 1970.
     pub(crate) arrival: i64,
     pub(crate) seq: Seq,
+    pub(crate) content_type: Option<&'a str>,
+    pub(crate) user_properties: UserProperties<'a>,
+}
+
+impl<'a> Origin<'a> {
+    /// A message without properties.
+    pub(crate) fn plain(topic: &'a str, captures: &'a Captures, arrival: i64, seq: Seq) -> Self {
+        let (content_type, user_properties) = (None, UserProperties::default());
+        Self { topic, captures, arrival, seq, content_type, user_properties }
+    }
+}
+
+/// What a stream says about its payloads.
+#[derive(Debug)]
+struct Payloads {
+    format: Format,
+    compression: Compression,
+    /// Where an object holds its events.
+    rows: Option<String>,
+    csv: CsvDef,
+    /// The unit of event times that are numbers, if the stream says it.
+    time_unit: Option<TimeUnitName>,
 }
 
 /// Decodes the messages of one stream.
 #[derive(Debug)]
 pub(crate) struct StreamDecoder {
-    format: Format,
+    payloads: Payloads,
+    expander: Expander,
+    /// User properties and their columns.
+    properties: Vec<(Box<str>, usize)>,
     time_required: bool,
     /// By which limits an event from the future is refused, if it is.
     refuse_future: Option<TimeLimits>,
@@ -75,14 +114,20 @@ impl StreamDecoder {
             let limit = fields::MAX_COLUMNS;
             return Err(Error::invalid(format!("stream `{}` has more than {limit} columns", def.name)));
         }
-        let staging = Staging::new(def.event_time.as_ref().map(|time| time.unit).unwrap_or_default());
+        let column = |name: &str| fields.columns.iter().position(|column| *column.name == *name);
+        let properties = def.properties.iter().zip(def.property_columns());
+        let properties =
+            properties.filter_map(|(name, column_name)| Some((name.as_str().into(), column(&column_name)?)));
+        let properties = properties.collect();
         let schema = schema_of(&fields);
         Ok(Self {
-            format: def.format,
-            time_required: def.event_time.is_some(),
+            payloads: Payloads::of(def),
+            expander: Expander::default(),
+            properties,
+            time_required: def.event_time.as_ref().is_some_and(|time| time.field.is_some()),
             refuse_future: (def.future_events == FutureEvents::DeadLetter).then(|| def.time_limits()),
             fields,
-            staging,
+            staging: Staging::default(),
             system: SystemColumns::default(),
             schema,
             bytes: 0,
@@ -110,10 +155,12 @@ impl StreamDecoder {
 
     /// Adds the events of one message, all or none. Returns how many, or why it is a dead letter.
     pub(crate) fn decode(&mut self, payload: &[u8], origin: Origin<'_>) -> Result<usize, String> {
-        self.staging.clear(origin.captures.device.is_some());
-        match self.format {
-            Format::Json => json::decode(payload, &mut self.fields, &mut self.staging)?,
+        if origin.user_properties.is_cut && !self.properties.is_empty() {
+            return Err(format!(
+                "there are more user properties than {MAX_USER_PROPERTIES}, or more than {MAX_USER_PROPERTY_BYTES} bytes of them"
+            ));
         }
+        self.stage(payload, origin)?;
         self.check_rows(origin)?;
         self.check_size(origin)?;
         if self.staging.evolve(&mut self.fields) {
@@ -121,6 +168,27 @@ impl StreamDecoder {
         }
         self.store_rows(origin);
         Ok(self.staging.rows.len())
+    }
+
+    /// Collects the rows of a message, which is not stored yet.
+    fn stage(&mut self, payload: &[u8], origin: Origin<'_>) -> Result<(), String> {
+        let Payloads { compression, rows, csv, .. } = &self.payloads;
+        let format = self.payloads.format_of(origin.content_type)?;
+        let unit = self.payloads.time_unit.unwrap_or(format.time_unit());
+        let (fields, staging) = (&mut self.fields, &mut self.staging);
+        staging.clear(origin.captures.device.is_some(), unit);
+        let payload = self.expander.expand(payload, *compression)?;
+        let rows = rows.as_deref();
+        match format {
+            // No content type means JSON.
+            Format::Json | Format::Auto => json::decode(payload, rows, fields, staging),
+            Format::LineProtocol => line_protocol::decode(payload, fields, staging),
+            Format::Cbor => tree::decode(Cbor::new(payload), rows, fields, staging),
+            Format::Msgpack => tree::decode(Msgpack::new(payload), rows, fields, staging),
+            Format::SenmlJson => senml::decode_json(payload, origin.arrival, fields, staging),
+            Format::SenmlCbor => senml::decode_cbor(payload, origin.arrival, fields, staging),
+            Format::Csv => csv::decode(payload, csv, fields, staging),
+        }
     }
 
     /// The rows since the last call, `None` if there are none.
@@ -178,9 +246,10 @@ impl StreamDecoder {
         let captures = origin.captures;
         let captured: usize = captures.columns.iter().map(|(_, value)| value.len()).sum();
         let device = captures.device.as_ref().map_or(0, |device| device.len());
+        let properties: usize = self.properties_of(origin).map(|(_, value)| value.len()).sum();
         let columns = 8 * self.fields.columns.len();
-        let per_row = FIXED_BYTES_PER_ROW + columns + origin.topic.len() + captured + device;
-        let bytes = self.staging.rows.len() * per_row + self.staging.text.len();
+        let per_row = FIXED_BYTES_PER_ROW + columns + origin.topic.len() + captured + device + properties;
+        let bytes = self.staging.rows.len() * per_row + self.staging.text.len() + self.staging.repeated;
         if self.bytes + bytes > MAX_GROUP_BYTES {
             let events = self.staging.rows.len();
             return Err(format!("{events} events would take up {bytes} bytes; send smaller arrays"));
@@ -189,7 +258,14 @@ impl StreamDecoder {
         Ok(())
     }
 
+    /// The columns of the user properties that a message has, and their values.
+    fn properties_of<'a>(&self, origin: Origin<'a>) -> impl Iterator<Item = (usize, &'a str)> {
+        let value = move |(name, at): &(Box<str>, usize)| Some((*at, origin.user_properties.get(name)?));
+        self.properties.iter().filter_map(value)
+    }
+
     fn store_rows(&mut self, origin: Origin<'_>) {
+        let properties: Vec<(usize, &str)> = self.properties_of(origin).collect();
         let mut from = 0;
         for (index, row) in self.staging.rows.iter().enumerate() {
             let at = self.system.rows();
@@ -200,6 +276,9 @@ impl StreamDecoder {
             for (column, value) in &origin.captures.columns {
                 self.fields.columns[*column].set_text(at, value);
             }
+            for (column, value) in &properties {
+                self.fields.columns[*column].set_text(at, value);
+            }
             let device = match (&origin.captures.device, row.device) {
                 (Some(device), _) => device,
                 (None, Some((start, end))) => &self.staging.text[start..end],
@@ -207,6 +286,27 @@ impl StreamDecoder {
             };
             let event_time = row.event_time.unwrap_or(origin.arrival);
             self.system.push(event_time, device, index as i32, origin);
+        }
+    }
+}
+
+impl Payloads {
+    fn of(def: &StreamDef) -> Self {
+        Self {
+            format: def.format,
+            compression: def.compression,
+            rows: def.rows.clone(),
+            csv: def.csv.clone().unwrap_or_default(),
+            time_unit: def.event_time.as_ref().and_then(|time| time.unit),
+        }
+    }
+
+    /// How a payload of this content type is encoded.
+    fn format_of(&self, content_type: Option<&str>) -> Result<Format, String> {
+        match (self.format, content_type) {
+            (Format::Auto, Some(content_type)) => Format::of_content_type(content_type)
+                .ok_or_else(|| format!("no format has the content type `{}`", shorten(content_type))),
+            (format, _) => Ok(format),
         }
     }
 }

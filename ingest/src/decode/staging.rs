@@ -3,6 +3,7 @@
 //! A message is stored whole or not at all. Its values are checked and collected here; only when the last
 //! of them is good do they reach the columns, and new or wider columns come into being.
 
+use iot_schemas::alert::micros_rfc3339;
 use iot_schemas::catalog::{TimeUnitName, UnknownFields};
 use iot_schemas::layout::DEVICE_ID;
 
@@ -12,6 +13,9 @@ use super::{shorten, time};
 
 /// What a huge message may leave behind as room for the next one.
 const KEPT_CAPACITY: usize = 65_536;
+/// What the values of one message may take up. Far more than those of a real one: fields that many events share
+/// are few bytes in the message and many here.
+const MAX_BYTES: usize = 256 << 20;
 
 /// A scalar as a payload has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +26,8 @@ pub(crate) enum Scalar<'a> {
     Unsigned(u64),
     Float(f64),
     Text(&'a str),
+    /// Microseconds since 1970, where the encoding has a type for it.
+    Instant(i64),
 }
 
 impl Scalar<'_> {
@@ -32,6 +38,7 @@ impl Scalar<'_> {
             Self::Unsigned(v) => format!("integer `{v}`"),
             Self::Float(v) => format!("number `{v}`"),
             Self::Text(v) => format!("text `{}`", shorten(v)),
+            Self::Instant(v) => format!("the time `{}`", micros_rfc3339::to_text(*v)),
         }
     }
 }
@@ -67,7 +74,11 @@ pub(crate) struct Staging {
     pub(crate) rows: Vec<Row>,
     pub(crate) text: String,
     pub(crate) failure: Option<String>,
+    /// Bytes of [`Self::text`] that stand in more than one row, counted once for each row after the first.
+    pub(crate) repeated: usize,
     row: Row,
+    /// What every row has that does not say otherwise, and the values of it.
+    shared: (Row, Vec<(usize, Value)>),
     stamp: u64,
     new: Vec<NewColumn>,
     widen: Vec<usize>,
@@ -77,13 +88,8 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// `time_unit` is the unit of an event time that is a number.
-    pub(crate) fn new(time_unit: TimeUnitName) -> Self {
-        Self { time_unit, ..Self::default() }
-    }
-
-    /// Forgets the last message.
-    pub(crate) fn clear(&mut self, device_known: bool) {
+    /// Forgets the last message. `time_unit` is the unit of event times in the next one that are numbers.
+    pub(crate) fn clear(&mut self, device_known: bool, time_unit: TimeUnitName) {
         self.values.clear();
         self.values.shrink_to(KEPT_CAPACITY);
         self.rows.clear();
@@ -93,7 +99,11 @@ impl Staging {
         self.new.clear();
         self.widen.clear();
         self.failure = None;
+        self.repeated = 0;
+        self.shared.0 = Row::default();
+        self.shared.1.clear();
         self.device_known = device_known;
+        self.time_unit = time_unit;
         self.begin_row();
     }
 
@@ -102,9 +112,55 @@ impl Staging {
         self.stamp += 1;
     }
 
-    pub(crate) fn end_row(&mut self) {
+    pub(crate) fn end_row(&mut self, fields: &Fields) -> Result<(), Failed> {
+        self.add_shared(fields);
         self.row.end = self.values.len();
         self.rows.push(self.row);
+        let bytes = self.values.len() * size_of::<(usize, Value)>() + self.text.len() + self.repeated;
+        if bytes > MAX_BYTES {
+            return self
+                .fail(format!("the events would take up more than {MAX_BYTES} bytes; send fewer at once"));
+        }
+        Ok(())
+    }
+
+    /// Makes what was taken since [`Self::begin_row`] part of every row that does not say otherwise.
+    pub(crate) fn share(&mut self) {
+        self.shared.0 = self.row;
+        self.shared.1.append(&mut self.values);
+    }
+
+    fn add_shared(&mut self, fields: &Fields) {
+        let (row, values) = &self.shared;
+        self.row.event_time = self.row.event_time.or(row.event_time);
+        if let (None, Some((start, end))) = (self.row.device, row.device) {
+            self.row.device = row.device;
+            self.repeated += end - start;
+        }
+        for (at, value) in values {
+            let stamp = match fields.columns.get(*at) {
+                Some(column) => column.stamp,
+                None => self.new[*at - fields.columns.len()].stamp,
+            };
+            if stamp == self.stamp {
+                continue;
+            }
+            if let Value::Text { start, end } = value {
+                self.repeated += end - start;
+            }
+            self.values.push((*at, *value));
+        }
+    }
+
+    /// The type that the field `name` has or will have; `None` if it is not known yet.
+    pub(crate) fn kind_of(&self, fields: &Fields, target: Target, name: &str) -> Option<Kind> {
+        match target {
+            Target::Column(at) | Target::EventTimeColumn(at) => Some(fields.columns[at].kind()),
+            Target::DeviceId => Some(Kind::Text),
+            Target::EventTime => Some(Kind::Timestamp),
+            Target::Unknown => self.new.iter().find(|new| new.spelling == name).map(|new| new.kind),
+            Target::Skip => None,
+        }
     }
 
     /// Notes why the message is no good.
@@ -225,6 +281,7 @@ impl Staging {
             Scalar::Integer(_) => Kind::Bigint,
             Scalar::Float(_) => Kind::Double,
             Scalar::Text(_) => Kind::Text,
+            Scalar::Instant(_) => Kind::Timestamp,
             Scalar::Unsigned(_) => return self.refuse_value(&clean, Kind::Bigint, scalar),
         };
         self.new.push(NewColumn { name: clean, spelling: name.to_owned(), kind, stamp: 0 });
@@ -303,6 +360,7 @@ fn as_time(scalar: Scalar<'_>, unit: TimeUnitName) -> Option<i64> {
         Scalar::Text(text) => time::from_text(text),
         Scalar::Integer(value) => time::from_integer(value, unit),
         Scalar::Float(value) => time::from_float(value, unit),
+        Scalar::Instant(micros) => Some(micros),
         Scalar::Boolean(_) | Scalar::Unsigned(_) => None,
     }
 }

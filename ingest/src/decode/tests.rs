@@ -44,7 +44,7 @@ impl Bench {
         self.seq += 1;
         let pattern = self.def.topics.iter().find(|pattern| pattern.capture(topic).is_some());
         let captures = self.decoder.capture(pattern.expect("a match"), topic).expect("a match");
-        let origin = Origin { topic, captures: &captures, arrival: ARRIVAL, seq: self.seq };
+        let origin = Origin::plain(topic, &captures, ARRIVAL, self.seq);
         self.decoder.decode(payload.as_ref(), origin)
     }
 
@@ -390,8 +390,7 @@ fn decode_speed() {
     for round in 0..rounds {
         for i in 0..size {
             let seq = round * size + i;
-            let origin =
-                Origin { topic: "devices/device-17/telemetry", captures: &captures, arrival: ARRIVAL, seq };
+            let origin = Origin::plain("devices/device-17/telemetry", &captures, ARRIVAL, seq);
             bench.decoder.decode(payload, origin).expect("good");
         }
         bench.decoder.finish("n").expect("rows");

@@ -115,7 +115,7 @@ impl Shared {
             let ticket = match &client {
                 Some(client) if ahead.untaken == 0 => {
                     let delivery = Some(Delivery { client: client.to_string(), packet_id, dup });
-                    self.ingest.try_enqueue(Message { topic, payload, delivery }).ok()
+                    self.ingest.try_enqueue(Message { topic, payload, delivery, properties: None }).ok()
                 }
                 _ => None,
             };

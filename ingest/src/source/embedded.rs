@@ -294,7 +294,9 @@ impl Hook {
             Some(ticket) => ticket,
             None => {
                 let delivery = Some(Delivery { client: event.client_id.to_string(), packet_id, dup });
-                self.ingest.enqueue(Message { topic, payload: event.payload, delivery }).await?
+                self.ingest
+                    .enqueue(Message { topic, payload: event.payload, delivery, properties: None })
+                    .await?
             }
         };
         ticket.await.map(drop)

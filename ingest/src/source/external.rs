@@ -336,7 +336,10 @@ impl Taker {
             dup: publish.dup,
         });
         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-        let ticket = self.ingest.enqueue(Message { topic, payload: publish.payload, delivery }).await?;
+        let ticket = self
+            .ingest
+            .enqueue(Message { topic, payload: publish.payload, delivery, properties: None })
+            .await?;
         Ok(ack.map(|ack| Taken { epoch, ack, ticket }))
     }
 

@@ -1,20 +1,28 @@
 //! The body of a log frame: the messages of one group, with everything that decoding depends on.
 //!
 //! ```text
-//! body     version u8 = 1 | record ...
+//! body     version u8 = 2 | record ...
 //! record   arrival i64 | flags u8 | topic u16 + bytes
 //!          [client u16 + bytes | packet id u16]   if flags & 1; flags & 2 is the DUP flag
 //!          [original length u64]                  if flags & 4: the payload was cut
+//!          [content type u16 + bytes]             if flags & 8
+//!          [bytes u32 | name u16 + bytes | value u16 + bytes ...]   if flags & 16: user properties;
+//!                                                 flags & 32: there were more of them
 //!          payload u32 + bytes
 //! ```
-//! Integers are little endian. The frame around it carries length, checksum and positions.
+//! Version 1 is the same without content type and user properties. Integers are little endian. The frame around it carries length, checksum and positions.
 
-use crate::message::Message;
+use crate::message::{Message, Properties};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest version that can be read.
+const FIRST_VERSION: u8 = 1;
 const HAS_DELIVERY: u8 = 1;
 const IS_DUP: u8 = 2;
 const IS_CUT: u8 = 4;
+const HAS_CONTENT_TYPE: u8 = 8;
+const HAS_USER_PROPERTIES: u8 = 16;
+const HAS_MORE_PROPERTIES: u8 = 32;
 /// MQTT has no longer strings. An HTTP client could send one; it is cut, as it cannot match a stream anyway.
 const MAX_TEXT: usize = u16::MAX as usize;
 
@@ -29,6 +37,29 @@ pub(crate) struct Record<'a> {
     /// The payload's original length if it was too large to keep.
     pub(crate) cut_from: Option<u64>,
     pub(crate) delivery: Option<RecordDelivery<'a>>,
+    pub(crate) content_type: Option<&'a str>,
+    pub(crate) user_properties: UserProperties<'a>,
+}
+
+/// The user properties of a message, as the body has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct UserProperties<'a> {
+    bytes: &'a [u8],
+    /// Whether there were more than are kept.
+    pub(crate) is_cut: bool,
+}
+
+impl<'a> UserProperties<'a> {
+    /// The first value under `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
+        let mut reader = Records { rest: self.bytes };
+        while let (Some(found), Some(value)) = (reader.text(), reader.text()) {
+            if found == name {
+                return Some(value);
+            }
+        }
+        None
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +92,12 @@ impl GroupWriter {
         if let Some(delivery) = &message.delivery {
             flags |= HAS_DELIVERY | if delivery.dup { IS_DUP } else { 0 };
         }
+        let properties = message.properties.as_deref();
+        let content_type = properties.and_then(Properties::content_type);
+        let user = properties.map(Properties::user).unwrap_or_default();
+        flags |= if content_type.is_some() { HAS_CONTENT_TYPE } else { 0 };
+        flags |= if user.is_empty() { 0 } else { HAS_USER_PROPERTIES };
+        flags |= if properties.is_some_and(Properties::is_cut) { HAS_MORE_PROPERTIES } else { 0 };
         self.body.extend_from_slice(&arrival.to_le_bytes());
         self.body.push(flags);
         self.push_text(&message.topic);
@@ -71,9 +108,27 @@ impl GroupWriter {
         if cut {
             self.body.extend_from_slice(&(message.payload.len() as u64).to_le_bytes());
         }
+        if let Some(content_type) = content_type {
+            self.push_text(content_type);
+        }
+        self.push_user_properties(user);
         self.body.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.body.extend_from_slice(payload);
         self.count += 1;
+    }
+
+    fn push_user_properties(&mut self, user: &[(String, String)]) {
+        if user.is_empty() {
+            return;
+        }
+        let at = self.body.len();
+        self.body.extend_from_slice(&[0; 4]);
+        for (name, value) in user {
+            self.push_text(name);
+            self.push_text(value);
+        }
+        let bytes = (self.body.len() - at - 4) as u32;
+        self.body[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
     }
 
     /// The finished body.
@@ -93,7 +148,8 @@ impl GroupWriter {
 
 /// The messages of a body, in order. `None` if the body is of an unknown version.
 pub(crate) fn records(body: &[u8]) -> Option<Records<'_>> {
-    (body.first() == Some(&VERSION)).then(|| Records { rest: &body[1..] })
+    let (version, rest) = body.split_first()?;
+    (FIRST_VERSION..=VERSION).contains(version).then_some(Records { rest })
 }
 
 /// Iterates over a body. It ends early where the body is not what [`GroupWriter`] writes.
@@ -126,6 +182,11 @@ impl<'a> Records<'a> {
         std::str::from_utf8(self.take(usize::from(length))?).ok()
     }
 
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()?;
+        self.take(length as usize)
+    }
+
     fn record(&mut self) -> Option<Record<'a>> {
         let arrival = self.u64()? as i64;
         let flags = self.take(1)?[0];
@@ -136,9 +197,11 @@ impl<'a> Records<'a> {
             None
         };
         let cut_from = if flags & IS_CUT != 0 { Some(self.u64()?) } else { None };
-        let length = self.u32()?;
-        let payload = self.take(length as usize)?;
-        Some(Record { arrival, topic, payload, cut_from, delivery })
+        let content_type = if flags & HAS_CONTENT_TYPE != 0 { Some(self.text()?) } else { None };
+        let bytes = if flags & HAS_USER_PROPERTIES != 0 { self.sized()? } else { &[] };
+        let user_properties = UserProperties { bytes, is_cut: flags & HAS_MORE_PROPERTIES != 0 };
+        let payload = self.sized()?;
+        Some(Record { arrival, topic, payload, cut_from, delivery, content_type, user_properties })
     }
 }
 
@@ -162,12 +225,22 @@ mod tests {
     use super::*;
     use crate::message::Delivery;
 
+    fn properties() -> Properties {
+        let mut properties = Properties::default();
+        properties.set_content_type("text/csv");
+        properties.add_user("site", "north");
+        properties.add_user("site", "south");
+        properties.add_user("", "");
+        properties.add_user("line", "4");
+        properties
+    }
+
     fn sample() -> Vec<Message> {
         let delivery = Delivery { client: "gw-1".into(), packet_id: 7, dup: true };
         vec![
             Message::new("a/b", &b"{}"[..]),
-            Message { topic: "c".into(), payload: vec![0xff; 9].into(), delivery: Some(delivery) },
-            Message::new("", &b""[..]),
+            Message { delivery: Some(delivery), ..Message::new("c", vec![0xff; 9]) },
+            Message { properties: properties().boxed(), ..Message::new("", &b""[..]) },
         ]
     }
 
@@ -185,6 +258,44 @@ mod tests {
         assert_eq!(read[1].delivery, Some(RecordDelivery { client: "gw-1", packet_id: 7 }));
         assert_eq!((read[1].payload.len(), read[1].cut_from), (4, Some(9)));
         assert_eq!((read[2].topic, read[2].payload.len(), read[2].cut_from), ("", 0, None));
+        assert_eq!((read[0].content_type, read[0].user_properties), (None, UserProperties::default()));
+        let user = read[2].user_properties;
+        assert_eq!((read[2].content_type, user.is_cut), (Some("text/csv"), false));
+        assert_eq!([user.get("site"), user.get("line"), user.get("x")], [Some("north"), Some("4"), None]);
+    }
+
+    #[test]
+    fn a_body_of_the_first_version_is_read() {
+        let mut body = b"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x05\x03\x00a/b".to_vec();
+        body.extend_from_slice(b"\x02\x00gw\x07\x00\x09\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00{}");
+        let read: Vec<Record<'_>> = records(&body).expect("a known version").collect();
+        let delivery = Some(RecordDelivery { client: "gw", packet_id: 7 });
+        let expect = Record {
+            arrival: 0,
+            topic: "a/b",
+            payload: b"{}",
+            cut_from: Some(9),
+            delivery,
+            content_type: None,
+            user_properties: UserProperties::default(),
+        };
+        assert_eq!(read, [expect]);
+    }
+
+    #[test]
+    fn user_properties_are_kept_within_bounds() {
+        let mut many = Properties::default();
+        (0..100).for_each(|i| many.add_user(&i.to_string(), "v"));
+        assert_eq!((many.user().len(), many.is_cut()), (crate::MAX_USER_PROPERTIES, true));
+        let mut large = Properties::default();
+        large.add_user("a", &"v".repeat(crate::MAX_USER_PROPERTY_BYTES));
+        large.add_user("b", "v");
+        assert_eq!((large.user().len(), large.is_cut()), (0, true));
+        let mut writer = GroupWriter::new(100);
+        writer.push(&Message { properties: large.boxed(), ..Message::new("t", &b"{}"[..]) }, 0);
+        let body = writer.finish();
+        let read: Vec<Record<'_>> = records(&body).expect("this version").collect();
+        assert!(read[0].user_properties.is_cut && read[0].payload == b"{}");
     }
 
     #[test]
