@@ -27,7 +27,7 @@
 //! - At every limit the answer is to wait: sources stop acknowledging, gateways keep what they have.
 //!
 //! # Rules for payloads
-//! A message is stored whole or becomes one dead letter. Nested objects are flattened with `_`; a name that
+//! A message is stored whole or becomes one dead letter, whatever its format. Nested objects are flattened with `_`; a name that
 //! comes out twice, that is reserved, that begins with `_` or a digit, or that differs from a column only by
 //! case is refused (`unknown_fields: ignore` leaves such fields out instead). What a topic level says (the
 //! device, or another named level) wins over a payload field of the same name.
@@ -38,6 +38,8 @@ mod config;
 mod dead_letter;
 mod decode;
 mod epoch;
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 mod message;
 mod pipeline;

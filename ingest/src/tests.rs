@@ -113,6 +113,13 @@ impl World {
         positions
     }
 
+    /// The values of a text column.
+    pub(crate) async fn texts(&self, stream: &str, column: &str) -> Vec<String> {
+        let rows = self.rows(stream).await;
+        let column = rows.column_by_name(column).expect("the column is there").as_string::<i32>();
+        column.iter().flatten().map(str::to_owned).collect()
+    }
+
     async fn sum(&self, column: &str) -> f64 {
         let rows = self.rows("events").await;
         let column = rows.column_by_name(column).expect("the column is there");

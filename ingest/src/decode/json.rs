@@ -22,6 +22,9 @@ pub(super) fn decode(
     fields: &mut Fields,
     staging: &mut Staging,
 ) -> Result<(), String> {
+    if payload.is_empty() {
+        return Err("the payload is empty".into());
+    }
     let by_the_letter = needs_letters(payload);
     let mut sink = Sink { flat: Flatten::new(fields, staging), by_the_letter };
     let Some(rows) = rows else {

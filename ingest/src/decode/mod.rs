@@ -18,6 +18,8 @@ mod time;
 mod tree;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -204,6 +206,16 @@ impl StreamDecoder {
             RecordBatch::try_new(self.schema.clone(), columns)
                 .expect("every column has the type that the schema took from it and as many rows"),
         )
+    }
+
+    /// Panics if more columns have come into being than may, or if more than `max_bytes` are kept for the next
+    /// message: for tests with hostile payloads.
+    pub(crate) fn check_bounds(&mut self, max_bytes: usize) {
+        assert!(self.fields.columns.len() <= fields::MAX_COLUMNS, "too many columns");
+        self.staging.clear(true, TimeUnitName::Ms);
+        _ = self.expander.expand(&[], Compression::None);
+        let kept = self.staging.kept_bytes() + self.expander.kept_bytes();
+        assert!(kept <= max_bytes, "{kept} bytes are kept after a message");
     }
 
     /// Completes event times and checks what every row must have.

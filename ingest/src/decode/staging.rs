@@ -102,9 +102,19 @@ impl Staging {
         self.repeated = 0;
         self.shared.0 = Row::default();
         self.shared.1.clear();
+        self.shared.1.shrink_to(KEPT_CAPACITY);
         self.device_known = device_known;
         self.time_unit = time_unit;
         self.begin_row();
+    }
+
+    /// The memory that is kept between messages.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let values = self.values.capacity() + self.shared.1.capacity();
+        values * size_of::<(usize, Value)>()
+            + self.rows.capacity() * size_of::<Row>()
+            + self.text.capacity()
+            + self.new.capacity() * size_of::<NewColumn>()
     }
 
     pub(crate) fn begin_row(&mut self) {

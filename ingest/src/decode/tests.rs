@@ -6,6 +6,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use iot_schemas::catalog::{self, Definition};
 
+use crate::message::{Message, Properties};
+use crate::wal::record::{GroupWriter, records};
+
 use super::*;
 
 const ARRIVAL: i64 = 1_700_000_000_000_000;
@@ -27,29 +30,53 @@ fn def(yaml: &str) -> Arc<StreamDef> {
     }
 }
 
-struct Bench {
-    def: Arc<StreamDef>,
+/// A type as the catalog names it.
+pub(super) struct Shown<'a>(pub(super) &'a DataType);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(column::Kind::of(self.0).map_or("?", column::Kind::word))
+    }
+}
+
+pub(super) struct Bench {
+    pub(super) def: Arc<StreamDef>,
     decoder: StreamDecoder,
     seq: Seq,
 }
 
 impl Bench {
-    fn new(yaml: &str) -> Self {
+    pub(super) fn new(yaml: &str) -> Self {
         let def = def(yaml);
         let decoder = StreamDecoder::new(&def, &Schema::empty()).expect("a decoder");
         Self { def, decoder, seq: 0 }
     }
 
-    fn take(&mut self, topic: &str, payload: impl AsRef<[u8]>) -> Result<usize, String> {
+    pub(super) fn take(&mut self, topic: &str, payload: impl AsRef<[u8]>) -> Result<usize, String> {
+        self.take_with(topic, payload, Properties::default())
+    }
+
+    /// Takes a message as it comes out of the log.
+    fn take_with(
+        &mut self,
+        topic: &str,
+        payload: impl AsRef<[u8]>,
+        properties: Properties,
+    ) -> Result<usize, String> {
         self.seq += 1;
         let pattern = self.def.topics.iter().find(|pattern| pattern.capture(topic).is_some());
         let captures = self.decoder.capture(pattern.expect("a match"), topic).expect("a match");
-        let origin = Origin::plain(topic, &captures, ARRIVAL, self.seq);
-        self.decoder.decode(payload.as_ref(), origin)
+        let mut log = GroupWriter::new(1 << 20);
+        log.push(&Message { properties: properties.boxed(), ..Message::new(topic, &b""[..]) }, ARRIVAL);
+        let body = log.finish();
+        let record = records(&body).and_then(|mut records| records.next()).expect("a record");
+        let (content_type, user_properties) = (record.content_type, record.user_properties);
+        let plain = Origin::plain(topic, &captures, ARRIVAL, self.seq);
+        self.decoder.decode(payload.as_ref(), Origin { content_type, user_properties, ..plain })
     }
 
     /// The rows since the last call as text, without provenance.
-    fn rows(&mut self) -> String {
+    pub(super) fn rows(&mut self) -> String {
         let Some(batch) = self.decoder.finish("n") else { return String::new() };
         let shown = batch.num_columns() - 5;
         let options = FormatOptions::default().with_null("-");
@@ -63,7 +90,7 @@ impl Bench {
         (0..batch.num_rows()).map(line).collect::<Vec<_>>().join("\n")
     }
 
-    fn columns(&self) -> Vec<(String, DataType)> {
+    pub(super) fn columns(&self) -> Vec<(String, DataType)> {
         let fields = self.decoder.schema().fields();
         let own = &fields[2..fields.len() - 5];
         own.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
@@ -218,6 +245,83 @@ fn unknown_fields_become_columns() {
     ] {
         check_events(payload, &format!("dead: {reason}"));
     }
+}
+
+#[test]
+fn the_content_type_chooses_the_decoder_where_the_stream_says_so() {
+    let as_type = |content_type: &str| {
+        let mut properties = Properties::default();
+        properties.set_content_type(content_type);
+        properties
+    };
+    let mut bench = Bench::new(&format!("{EVENTS}format: auto\n"));
+    let mut take = |content_type: &str, payload: &str| {
+        bench.take_with("devices/a/telemetry", payload, as_type(content_type))
+    };
+    assert_eq!(take("application/json; charset=utf-8", r#"{"ts":1000,"v":1}"#), Ok(1));
+    assert_eq!(take("text/csv", "ts,v\n2000,2\n3000,3\n"), Ok(2));
+    assert_eq!(take("application/vnd.influx.line-protocol", "m v=4i 4000000000\n"), Ok(1));
+    assert_eq!(
+        take("application/cbor", "\u{0}"),
+        Err("not usable as CBOR: expected an object or an array of objects, found a number".into())
+    );
+    assert_eq!(take("image/png", "{}"), Err("no format has the content type `image/png`".into()));
+    assert_eq!(bench.take("devices/a/telemetry", r#"{"ts":5000,"v":5}"#), Ok(1), "JSON if nothing is said");
+    let expect = [(1, "-"), (2, "-"), (3, "-"), (4, "m"), (5, "-")];
+    let expect = expect.map(|(v, m)| format!("1970-01-01T00:00:0{v}Z | a | {v} | {m}")).join("\n");
+    assert_eq!(bench.rows(), expect);
+    let mut bench = Bench::new(EVENTS);
+    let payload = r#"{"ts":1000}"#;
+    assert_eq!(
+        bench.take_with("devices/a/telemetry", payload, as_type("text/csv")),
+        Ok(1),
+        "it is not asked"
+    );
+}
+
+#[test]
+fn user_properties_are_columns_where_the_stream_names_them() {
+    let mut bench = Bench::new(&format!("{EVENTS}properties: [site, fw-version]\n"));
+    let mut properties = Properties::default();
+    for (name, value) in [("site", "north"), ("site", "south"), ("other", "x"), ("fw-version", "1.2")] {
+        properties.add_user(name, value);
+    }
+    let payload = r#"[{"v":1,"site":"payload"},{"v":2}]"#;
+    bench.take_with("devices/a/telemetry", payload, properties).expect("good");
+    bench.take("devices/a/telemetry", r#"{"v":3}"#).expect("good");
+    let time = "2023-11-14T22:13:20Z | a";
+    let expect = format!("{time} | north | 1.2 | 1\n{time} | north | 1.2 | 2\n{time} | - | - | 3");
+    assert_eq!(bench.rows(), expect);
+    let mut many = Properties::default();
+    (0..100).for_each(|i| many.add_user(&i.to_string(), ""));
+    let why = bench.take_with("devices/a/telemetry", "{}", many.clone()).expect_err("`site` may be missing");
+    assert_eq!(why, "there are more user properties than 64, or more than 16384 bytes of them");
+    Bench::new(EVENTS).take_with("devices/a/telemetry", "{}", many).expect("nobody asks for them");
+}
+
+#[test]
+fn a_field_that_many_rows_share_cannot_take_up_all_memory() {
+    let mut bench = Bench::new(&format!("{EVENTS}rows: rows\n"));
+    let payload = format!(r#"{{"a":"{}","rows":[{}]}}"#, "x".repeat(1 << 20), vec!["{}"; 1_000].join(","));
+    let reason = bench.take("devices/a/telemetry", payload).expect_err("a gigabyte of text");
+    assert_eq!(reason, "the events would take up more than 268435456 bytes; send fewer at once");
+    let wide: Vec<String> = (0..400).map(|i| format!("\"c{i}\":{i}")).collect();
+    let payload = format!(r#"{{{},"rows":[{}]}}"#, wide.join(","), vec!["{}"; 300_000].join(","));
+    bench.take("devices/a/telemetry", payload).expect_err("gigabytes of numbers");
+    bench.take("devices/a/telemetry", r#"{"v":1,"rows":[{}]}"#).expect("good");
+    assert_eq!(bench.rows(), "2023-11-14T22:13:20Z | a | 1");
+}
+
+#[test]
+fn senml_packs_have_a_limit() {
+    let mut bench = Bench::new(&format!("{EVENTS}format: senml_json\n"));
+    let pack = |records: usize| format!("[{}]", vec![r#"{"v":1}"#; records].join(","));
+    bench.take("devices/a/telemetry", pack(1_000)).expect("good");
+    let reason = bench.take("devices/a/telemetry", pack(100_001)).expect_err("too many");
+    assert_eq!(reason, "record 100001: a pack may have 100000 records; send smaller ones");
+    let long =
+        format!(r#"[{{"bn":"{}","v":1}},{}]"#, "x".repeat(1 << 20), vec![r#"{"v":1}"#; 1_000].join(","));
+    bench.take("anon", long).expect_err("a gigabyte of device names");
 }
 
 #[test]

@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::message::{Delivery, Message, Ticket};
+use crate::message::{Delivery, Message, Properties, Ticket};
 use crate::pipeline::Ingest;
+use crate::redelivery::fingerprint;
 
 use super::scanner::{Scanner, Seen};
 
@@ -41,7 +42,16 @@ pub(super) struct Shared {
     /// Set once the broker has accepted the client.
     client: Mutex<Option<Arc<str>>>,
     ahead: Mutex<Ahead>,
+    fleeting: Mutex<VecDeque<Fleeting>>,
     broken: AtomicBool,
+}
+
+/// What is known of a QoS 0 message that has arrived and that the broker has not come to yet.
+#[derive(Debug)]
+struct Fleeting {
+    /// Of topic and payload: it has no packet identifier to be found by.
+    fingerprint: u64,
+    properties: Option<Box<Properties>>,
 }
 
 /// The QoS 1 and 2 messages that have arrived and that the broker has not come to yet, in order.
@@ -75,6 +85,8 @@ pub(super) struct Arrived {
     pub(super) dup: bool,
     /// Present if ingest has it already.
     pub(super) ticket: Option<Ticket>,
+    /// Present if there are any and ingest does not have them.
+    pub(super) properties: Option<Box<Properties>>,
 }
 
 impl fmt::Debug for Shared {
@@ -85,8 +97,8 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(ingest: Arc<Ingest>) -> Self {
-        let (client, ahead, broken) = Default::default();
-        Self { ingest, client, ahead, broken }
+        let (client, ahead, fleeting, broken) = Default::default();
+        Self { ingest, client, ahead, fleeting, broken }
     }
 
     /// The broker has accepted the client: what arrives from now on may go to ingest at once.
@@ -103,6 +115,14 @@ impl Shared {
         ahead.pop()
     }
 
+    /// The properties of the QoS 0 message that the broker has come to.
+    pub(super) fn next_fleeting(&self, topic: &str, payload: &[u8]) -> Option<Box<Properties>> {
+        let mut fleeting = self.fleeting.lock();
+        let print = (!fleeting.is_empty()).then(|| fingerprint(topic, payload))?;
+        let before = fleeting.iter().position(|message| message.fingerprint == print)?;
+        fleeting.drain(..=before).next_back()?.properties
+    }
+
     /// From now on nothing can be read or written: the client will never see an acknowledgement.
     pub(super) fn break_off(&self) {
         self.broken.store(true, Ordering::Release);
@@ -111,16 +131,32 @@ impl Shared {
     fn arrived(&self, seen: Vec<Seen>) {
         let client = self.client.lock().clone();
         let mut ahead = self.ahead.lock();
-        for Seen { packet_id, dup, topic, payload } in seen {
-            let ticket = match &client {
+        for Seen { packet_id, dup, topic, payload, properties } in seen {
+            let Some(packet_id) = packet_id else {
+                self.fleeting_arrived(fingerprint(&topic, &payload), properties);
+                continue;
+            };
+            let (ticket, properties) = match &client {
                 Some(client) if ahead.untaken == 0 => {
                     let delivery = Some(Delivery { client: client.to_string(), packet_id, dup });
-                    self.ingest.try_enqueue(Message { topic, payload, delivery, properties: None }).ok()
+                    let message = Message { topic, payload, delivery, properties: properties.clone() };
+                    match self.ingest.try_enqueue(message) {
+                        Ok(ticket) => (Some(ticket), None),
+                        Err(_) => (None, properties),
+                    }
                 }
-                _ => None,
+                _ => (None, properties),
             };
-            ahead.push(Arrived { packet_id, dup, ticket });
+            ahead.push(Arrived { packet_id, dup, ticket, properties });
         }
+    }
+
+    fn fleeting_arrived(&self, fingerprint: u64, properties: Option<Box<Properties>>) {
+        let mut fleeting = self.fleeting.lock();
+        if fleeting.len() >= MAX_AHEAD {
+            fleeting.pop_front();
+        }
+        fleeting.push_back(Fleeting { fingerprint, properties });
     }
 
     fn check(&self) -> io::Result<()> {

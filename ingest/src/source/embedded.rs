@@ -1,7 +1,7 @@
 //! The broker in this process: a gateway's PUBACK means that its message is fsynced.
 //!
 //! The protocol is `mqtt5`'s; the connections are ours (see the module `connection`), because its
-//! publish hook knows neither the DUP flag nor the messages that have already arrived behind the current one.
+//! publish hook knows neither the DUP flag, content type and user properties nor the messages that have already arrived behind the current one.
 //! Sessions outlast the process where [`BrokerOptions::dir`] says so. A client that is told that its session is
 //! gone must forget what it has sent, so it would send what was not acknowledged as if it were new; one whose
 //! session is there sends it again as a copy, which the log's re-delivery window recognises.
@@ -284,19 +284,24 @@ impl Hook {
     async fn take(&self, event: ClientPublishEvent) -> Result<(), Refused> {
         let topic = event.topic.to_string();
         let Some(packet_id) = event.packet_id.filter(|_| event.qos != QoS::AtMostOnce) else {
+            let properties =
+                CONNECTION.try_with(|it| it.next_fleeting(&topic, &event.payload)).ok().flatten();
+            let message = Message { properties, ..Message::new(topic, event.payload) };
             // Nobody waits for an answer; waiting for room in the queue is all that is needed.
-            drop(self.ingest.enqueue(Message::new(topic, event.payload)).await?);
+            drop(self.ingest.enqueue(message).await?);
             return Ok(());
         };
         let arrived = CONNECTION.try_with(|connection| connection.next(packet_id)).ok().flatten();
-        let (dup, ticket) = arrived.map_or((false, None), |arrived| (arrived.dup, arrived.ticket));
+        let (dup, ticket, properties) = match arrived {
+            Some(arrived) => (arrived.dup, arrived.ticket, arrived.properties),
+            None => (false, None, None),
+        };
         let ticket = match ticket {
             Some(ticket) => ticket,
             None => {
                 let delivery = Some(Delivery { client: event.client_id.to_string(), packet_id, dup });
-                self.ingest
-                    .enqueue(Message { topic, payload: event.payload, delivery, properties: None })
-                    .await?
+                let message = Message { topic, payload: event.payload, delivery, properties };
+                self.ingest.enqueue(message).await?
             }
         };
         ticket.await.map(drop)

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, PublishProperties, SubAck, SubscribeReasonCode};
 use rumqttc::{
     AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, ManualAck,
     MqttOptions,
@@ -25,7 +25,7 @@ use url::Url;
 
 use iot_schemas::{Error, Result};
 
-use crate::message::{Delivery, Message, Ticket};
+use crate::message::{Delivery, Message, Properties, Ticket};
 use crate::pipeline::Ingest;
 
 /// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
@@ -336,10 +336,9 @@ impl Taker {
             dup: publish.dup,
         });
         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-        let ticket = self
-            .ingest
-            .enqueue(Message { topic, payload: publish.payload, delivery, properties: None })
-            .await?;
+        let properties = publish.properties.as_ref().and_then(properties);
+        let message = Message { topic, payload: publish.payload, delivery, properties };
+        let ticket = self.ingest.enqueue(message).await?;
         Ok(ack.map(|ack| Taken { epoch, ack, ticket }))
     }
 
@@ -356,6 +355,16 @@ impl Taker {
         }
         true
     }
+}
+
+/// What matters to decoding of what MQTT 5 says about a message.
+fn properties(publish: &PublishProperties) -> Option<Box<Properties>> {
+    let mut properties = Properties::default();
+    if let Some(content_type) = &publish.content_type {
+        properties.set_content_type(content_type);
+    }
+    publish.user_properties.iter().for_each(|(name, value)| properties.add_user(name, value));
+    properties.boxed()
 }
 
 /// A message that ingest has.

@@ -1,27 +1,30 @@
 //! Reads along as a client's bytes arrive and picks out its PUBLISH packets.
 //!
-//! The embedded broker hands a message to its hook one at a time and without the DUP flag. Reading along
-//! gives both: the flag, and the messages that are already here behind the one that the broker is busy with,
-//! so that one fsync can cover them all. Sans-IO; whatever it does not understand it leaves to the broker and
+//! The embedded broker hands a message to its hook one at a time, without the DUP flag, the content type and the
+//! user properties. Reading along gives all of them, and the messages that are already here behind the one that
+//! the broker is busy with, so that one fsync can cover them all. Sans-IO; whatever it does not understand it leaves to the broker and
 //! is silent from then on.
 
 use std::collections::HashMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::message::Properties;
+
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const DUP: u8 = 0b1000;
-const PROPERTY_TOPIC_ALIAS: u8 = 0x23;
 const MQTT_5: u8 = 5;
 
-/// A QoS 1 or 2 PUBLISH packet.
+/// A PUBLISH packet: of QoS 1 or 2, or of QoS 0 and MQTT 5.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
-    pub(super) packet_id: u16,
+    /// `None` at QoS 0.
+    pub(super) packet_id: Option<u16>,
     pub(super) dup: bool,
     pub(super) topic: String,
     pub(super) payload: Bytes,
+    pub(super) properties: Option<Box<Properties>>,
 }
 
 /// The state of one connection, client to broker.
@@ -99,20 +102,25 @@ impl Scanner {
         }
         let mut topic = take_text(&mut body)?;
         let packet_id = if qos > 0 { Some(body.try_get_u16().ok()?) } else { None };
+        let mut properties = None;
         if version == MQTT_5 {
             let length = take_varint(&mut body)?;
             if length > body.len() {
                 return None;
             }
-            if let Some(alias) = topic_alias(body.split_to(length))? {
+            let (alias, found) = take_properties(body.split_to(length))?;
+            if let Some(alias) = alias {
                 topic = self.resolve(alias, topic)?;
             }
+            properties = found.boxed();
         }
         if !is_topic(&topic) {
             return None;
         }
         let dup = first_byte & DUP != 0;
-        Some(packet_id.map(|packet_id| Seen { packet_id, dup, topic, payload: body }))
+        // Before MQTT 5 there is nothing to say about a message that nobody acknowledges.
+        let is_seen = packet_id.is_some() || version == MQTT_5;
+        Some(is_seen.then_some(Seen { packet_id, dup, topic, payload: body, properties }))
     }
 
     fn resolve(&mut self, alias: u16, topic: String) -> Option<String> {
@@ -171,36 +179,40 @@ fn protocol_version(connect: &Bytes) -> Option<u8> {
     body.try_get_u8().ok()
 }
 
-/// The topic alias among the properties of a PUBLISH, `Some(None)` if there is none.
-fn topic_alias(mut properties: Bytes) -> Option<Option<u16>> {
-    while properties.has_remaining() {
-        match properties.get_u8() {
-            PROPERTY_TOPIC_ALIAS => return properties.try_get_u16().ok().map(Some),
+/// The topic alias among the properties of a PUBLISH, if there is one, and those that matter to decoding.
+fn take_properties(mut bytes: Bytes) -> Option<(Option<u16>, Properties)> {
+    let (mut alias, mut properties) = (None, Properties::default());
+    while bytes.has_remaining() {
+        match bytes.get_u8() {
             // Payload format indicator.
-            0x01 => _ = properties.try_get_u8().ok()?,
+            0x01 => _ = bytes.try_get_u8().ok()?,
             // Message expiry interval.
-            0x02 => _ = properties.try_get_u32().ok()?,
-            // Content type, response topic.
-            0x03 | 0x08 => _ = take_text(&mut properties)?,
+            0x02 => _ = bytes.try_get_u32().ok()?,
+            // Content type.
+            0x03 => properties.set_content_type(&take_text(&mut bytes)?),
+            // Response topic.
+            0x08 => _ = take_text(&mut bytes)?,
             // Correlation data.
             0x09 => {
-                let length = usize::from(properties.try_get_u16().ok()?);
-                if length > properties.len() {
+                let length = usize::from(bytes.try_get_u16().ok()?);
+                if length > bytes.len() {
                     return None;
                 }
-                properties.advance(length);
+                bytes.advance(length);
             }
             // Subscription identifier.
-            0x0b => _ = take_varint(&mut properties)?,
+            0x0b => _ = take_varint(&mut bytes)?,
+            // Topic alias.
+            0x23 => alias = Some(bytes.try_get_u16().ok()?),
             // User property.
             0x26 => {
-                take_text(&mut properties)?;
-                take_text(&mut properties)?;
+                let name = take_text(&mut bytes)?;
+                properties.add_user(&name, &take_text(&mut bytes)?);
             }
             _ => return None,
         }
     }
-    Some(None)
+    Some((alias, properties))
 }
 
 #[cfg(test)]
@@ -227,7 +239,7 @@ mod tests {
             let brief: Vec<_> = seen.iter().map(|s| (s.packet_id, s.dup, s.payload.as_ref())).collect();
             assert_eq!(
                 brief,
-                [(7, false, &b"hi"[..]), (7, true, b"hi"), (8, false, b"")],
+                [(Some(7), false, &b"hi"[..]), (Some(7), true, b"hi"), (Some(8), false, b"")],
                 "pieces of {size}"
             );
             assert!(seen.iter().all(|s| s.topic == "a/b"));
@@ -242,6 +254,26 @@ mod tests {
         let seen = feed_in_pieces(&bytes, 3);
         let brief: Vec<_> = seen.iter().map(|s| (s.topic.as_str(), s.payload.as_ref())).collect();
         assert_eq!(brief, [("a/b", &b"x"[..]), ("a/b", b"y")]);
+    }
+
+    #[test]
+    fn content_type_and_user_properties_are_read_at_every_qos() {
+        let properties = b"\x01\x01\x03\x00\x08text/csv\x26\x00\x04site\x00\x05north\x02\x00\x00\x00\x09";
+        let length = properties.len() as u8;
+        let mut bytes = CONNECT_5.to_vec();
+        bytes.extend_from_slice(&[0x30, 5 + length, 0, 1, b'a', length]);
+        bytes.extend_from_slice(properties);
+        bytes.extend_from_slice(&[b'x', 0x32, 7 + length, 0, 1, b'a', 0, 9, length]);
+        bytes.extend_from_slice(properties);
+        bytes.extend_from_slice(b"y\x30\x05\x00\x01a\x00z");
+        let seen = feed_in_pieces(&bytes, 5);
+        let mut expect = Properties::default();
+        expect.set_content_type("text/csv");
+        expect.add_user("site", "north");
+        let brief: Vec<_> = seen.iter().map(|s| (s.packet_id, s.payload.as_ref())).collect();
+        assert_eq!(brief, [(None, &b"x"[..]), (Some(9), b"y"), (None, b"z")]);
+        let found: Vec<_> = seen.iter().map(|s| s.properties.as_deref()).collect();
+        assert_eq!(found, [Some(&expect), Some(&expect), None]);
     }
 
     #[test]

@@ -86,6 +86,72 @@ async fn a_puback_means_stored_and_a_copy_over_a_new_connection_is_not_stored_ag
     TcpStream::connect(broker.local_addr()).await.expect_err("nobody listens any more");
 }
 
+/// PUBLISH of MQTT 5 with the user property `site` and the content type of CSV.
+fn publish_5(qos: u8, packet_id: u16, site: &str, payload: &str) -> Vec<u8> {
+    let mut body = b"\x00\x13devices/a/telemetry".to_vec();
+    if qos > 0 {
+        body.extend_from_slice(&packet_id.to_be_bytes());
+    }
+    body.push((11 + 9 + site.len()) as u8);
+    body.extend_from_slice(b"\x03\x00\x08text/csv\x26\x00\x04site\x00");
+    body.push(site.len() as u8);
+    body.extend_from_slice(site.as_bytes());
+    body.extend_from_slice(payload.as_bytes());
+    [&[0x30 | (qos << 1), body.len() as u8], &body[..]].concat()
+}
+
+const AUTO: &str = "kind: stream\nname: events\ntopics: [\"devices/{device_id}/telemetry\"]\nformat: auto\nproperties: [site]\n";
+
+/// Publishes nine messages all at once, with each QoS below `qos` in turn, and returns what came out as `site`.
+async fn sites(world: &World, addr: SocketAddr, qos: u16) -> Vec<String> {
+    let mut stream = TcpStream::connect(addr).await.expect("it connects");
+    stream.write_all(b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02gw").await.expect("it writes");
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).await.expect("a CONNACK");
+    stream.read_exact(&mut vec![0; usize::from(head[1])]).await.expect("its rest");
+    let all: Vec<u8> =
+        (0..9_u16).flat_map(|i| publish_5((i % qos) as u8, i + 1, &format!("site-{i}"), "v\n1\n")).collect();
+    stream.write_all(&all).await.expect("it writes");
+    let stored = async {
+        while world.ingest.stats().events < 9 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), stored).await.expect("all are stored");
+    world.ingest.seal_now().await.expect("it seals");
+    let mut sites = world.texts("events", "site").await;
+    sites.sort();
+    sites
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_type_and_user_properties_come_through_the_embedded_broker() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[AUTO]).await;
+    let broker = broker(&world).await;
+    let expect: Vec<String> = (0..9).map(|i| format!("site-{i}")).collect();
+    assert_eq!(sites(&world, broker.local_addr(), 3).await, expect);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_type_and_user_properties_come_through_another_broker() {
+    let (near, far) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (world, other) = (start(near.path(), &[AUTO]).await, start(far.path(), &[]).await);
+    let far_broker = broker(&other).await;
+    let addr = far_broker.local_addr();
+    let subscriber =
+        Subscriber::start(&format!("mqtt://{addr}"), "iot", world.ingest.clone()).expect("a good URL");
+    while !subscriber.stats().connected {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let expect: Vec<String> = (0..9).map(|i| format!("site-{i}")).collect();
+    assert_eq!(sites(&world, addr, 2).await, expect);
+    subscriber.stop().await;
+    far_broker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_arrive_together_share_an_fsync() {
     let dir = tempfile::tempdir().expect("a directory");

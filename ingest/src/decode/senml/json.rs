@@ -67,15 +67,16 @@ impl<'de> Visitor<'de> for Fields {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut record = Record::default();
+        let mut record = Ok(Record::default());
         while let Some(label) = map.next_key_seed(LabelOf)? {
             let letters = map.next_value::<&RawValue>()?.get();
-            let set = given(letters).and_then(|given| record.set(label, given));
-            if let Err(why) = set {
-                return Ok(Err(why));
-            }
+            // What is no good is read to its end all the same, in order to say why in our words.
+            record = record.and_then(|mut record| {
+                record.set(label, given(letters)?)?;
+                Ok(record)
+            });
         }
-        Ok(Ok(record))
+        Ok(record)
     }
 }
 

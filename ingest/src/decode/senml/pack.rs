@@ -107,7 +107,7 @@ impl<'a> Pack<'a> {
     fn resolve_time(&self, seconds: f64) -> Result<i64, String> {
         let since = if seconds < FIRST_ABSOLUTE_S { self.arrival } else { 0 };
         let micros = time::from_float(seconds, TimeUnitName::S).and_then(|micros| micros.checked_add(since));
-        micros.ok_or_else(|| format!("`{seconds}` is no time"))
+        micros.ok_or_else(|| format!("`{seconds:?}` is no time"))
     }
 
     /// Makes one row of what a device measured at one time, or says why that cannot be.
