@@ -16,7 +16,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use rand::RngExt;
 use rumqttc::{
     AsyncClient, Broker, ClientError, ConnectionError, Event, EventLoop, MqttOptions, Packet,
-    PublishNoticeError, PublishOptions, QoS, SessionMode, Transport,
+    PublishNoticeError, PublishOptions, PublishProperties, QoS, SessionMode, Transport,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -57,7 +57,7 @@ impl PublisherOptions {
 }
 
 /// One message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// Its topic, without wildcards.
     pub topic: String,
@@ -67,6 +67,10 @@ pub struct Message {
     pub qos: u8,
     /// Whether the broker keeps it for later subscribers.
     pub retain: bool,
+    /// What the payload is said to be.
+    pub content_type: Option<String>,
+    /// User properties: names and values.
+    pub properties: Vec<(String, String)>,
 }
 
 /// What became of the messages so far.
@@ -200,7 +204,7 @@ impl Publisher {
     /// Hands a message to the connection. Its queue is as long as the number of messages that may be in flight,
     /// so that there is always room.
     fn send(&mut self, message: Message) -> Result<()> {
-        let options = PublishOptions::new(qos(message.qos)?).retain(message.retain);
+        let options = publish_options(&message)?;
         match self.client.try_publish_tracked(message.topic.as_str(), message.payload.clone(), options) {
             Ok(notice) => {
                 self.in_flight.push(Box::pin(async move { (message, notice.wait_completion_async().await) }));
@@ -325,6 +329,18 @@ fn is_final(error: &PublishNoticeError) -> bool {
             | PublishNoticeError::V5PubComp(_)
             | PublishNoticeError::RetainNotSupported
     )
+}
+
+fn publish_options(message: &Message) -> Result<PublishOptions> {
+    let options = PublishOptions::new(qos(message.qos)?).retain(message.retain);
+    if message.content_type.is_none() && message.properties.is_empty() {
+        return Ok(options);
+    }
+    Ok(options.properties(PublishProperties {
+        content_type: message.content_type.clone(),
+        user_properties: message.properties.clone(),
+        ..PublishProperties::default()
+    }))
 }
 
 fn mqtt_options(options: &PublisherOptions) -> Result<MqttOptions> {

@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn damaged_payloads_of_every_format_neither_panic_nor_leave_memory_behind() {
-        let inputs = std::env::var("IOT_FUZZ_INPUTS").map_or(INPUTS, |text| text.parse().expect("a number"));
+        let inputs = std::env::var_os("IOT_FUZZ_INPUTS").map_or(INPUTS, |text| {
+            text.to_str().and_then(|text| text.parse().ok()).expect("IOT_FUZZ_INPUTS is a number")
+        });
         let formats: Vec<&str> = Format::ALL.iter().map(|format| format.word()).collect();
         let mut chance = StdRng::seed_from_u64(4);
         for format in &formats {

@@ -276,6 +276,12 @@ async fn connect(server: &Server) -> Publisher {
 }
 
 async fn publish(publisher: &mut Publisher, topic: &str, payload: impl Into<Bytes>) {
-    let message = Message { topic: topic.to_owned(), payload: payload.into(), qos: 1, retain: false };
+    let message = Message {
+        topic: topic.to_owned(),
+        payload: payload.into(),
+        qos: 1,
+        retain: false,
+        ..Message::default()
+    };
     publisher.publish(message).await.expect("it is on its way");
 }

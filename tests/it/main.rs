@@ -6,6 +6,7 @@ mod analyst_sql;
 mod crash;
 mod event_time;
 mod exactness;
+mod formats;
 mod garbage;
 mod lambda;
 mod late_data;

@@ -156,7 +156,9 @@ impl Traffic {
 
     async fn publish(&mut self, due: Vec<Publication>) -> Result<()> {
         for Publication { topic, payload, qos, .. } in due {
-            self.publisher.publish(Message { topic, payload, qos, retain: false }).await?;
+            self.publisher
+                .publish(Message { topic, payload, qos, retain: false, ..Message::default() })
+                .await?;
         }
         Ok(())
     }

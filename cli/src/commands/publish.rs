@@ -26,6 +26,12 @@ pub struct PublishArgs {
     /// Whether the broker keeps the message for later subscribers.
     #[arg(long)]
     pub retain: bool,
+    /// What the payload is, for streams whose format is `auto`: application/cbor, text/csv.
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// An MQTT user property; may be given several times.
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
+    pub properties: Vec<(String, String)>,
     /// The broker.
     #[command(flatten)]
     pub mqtt: MqttArgs,
@@ -35,10 +41,22 @@ pub struct PublishArgs {
 pub async fn run(args: PublishArgs) -> Result<()> {
     let payload = payload(args.payload)?;
     let mut publisher = Publisher::connect(PublisherOptions::new(args.mqtt.mqtt)).await?;
-    let message = Message { topic: args.topic, payload, qos: args.qos, retain: args.retain };
+    let message = Message {
+        topic: args.topic,
+        payload,
+        qos: args.qos,
+        retain: args.retain,
+        content_type: args.content_type,
+        properties: args.properties,
+    };
     publisher.publish(message).await?;
     publisher.finish(FINISH_TIMEOUT).await?;
     Ok(())
+}
+
+fn property(argument: &str) -> Result<(String, String), String> {
+    let (name, value) = argument.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn payload(argument: String) -> Result<Bytes> {

@@ -158,7 +158,9 @@ impl Sender {
             }
             self.readings += message.readings;
             let (topic, payload) = (message.topic, message.payload);
-            self.publisher.publish(Message { topic, payload, qos: self.qos, retain: false }).await?;
+            self.publisher
+                .publish(Message { topic, payload, qos: self.qos, retain: false, ..Message::default() })
+                .await?;
             self.show_progress()?;
         }
         Ok(replay.stats())

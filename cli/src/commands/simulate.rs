@@ -116,7 +116,9 @@ impl Simulation {
 
     async fn publish(&mut self) -> Result<()> {
         while let Some(Publication { topic, payload, .. }) = self.due.front().cloned() {
-            self.publisher.publish(Message { topic, payload, qos: self.qos, retain: false }).await?;
+            self.publisher
+                .publish(Message { topic, payload, qos: self.qos, retain: false, ..Message::default() })
+                .await?;
             self.due.pop_front();
         }
         Ok(())

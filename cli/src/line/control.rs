@@ -488,9 +488,10 @@ fn changes(catalog: &Catalog, documents: &[Document]) -> Vec<Applied> {
 }
 
 fn declared_fields(def: &StreamDef) -> Vec<Field> {
-    let topic = def.topic_columns().into_iter().map(|name| Field::new(name, DataType::Utf8, true));
+    let topic = def.topic_columns().into_iter().map(str::to_owned);
+    let outside = topic.chain(def.property_columns()).map(|name| Field::new(name, DataType::Utf8, true));
     let own = def.fields.iter().map(|(name, field)| Field::new(name, field.data_type(), true));
-    topic.chain(own).collect()
+    outside.chain(own).collect()
 }
 
 fn type_name(data_type: &DataType) -> String {

@@ -86,8 +86,13 @@ async fn serve(listener: &TcpListener, acknowledge: usize, receive: usize) -> us
 async fn publish_all(address: String, messages: usize) -> Publisher {
     let mut publisher = Publisher::connect(PublisherOptions::new(address)).await.expect("a connection");
     for n in 0..messages {
-        let message =
-            Message { topic: format!("t/{n}"), payload: Bytes::from_static(b"x"), qos: 1, retain: false };
+        let message = Message {
+            topic: format!("t/{n}"),
+            payload: Bytes::from_static(b"x"),
+            qos: 1,
+            retain: false,
+            ..Message::default()
+        };
         publisher.publish(message).await.expect("on its way");
     }
     publisher
