@@ -40,6 +40,7 @@ impl<'a> Flatten<'a> {
     }
 
     /// Goes down to the field `key`, the event's field number `position`, and says where its value goes.
+    #[inline]
     pub(super) fn enter(&mut self, key: &str, position: usize) -> Target {
         if !self.path.is_empty() {
             self.path.push('_');
@@ -54,6 +55,7 @@ impl<'a> Flatten<'a> {
     }
 
     /// A value.
+    #[inline]
     pub(super) fn scalar(&mut self, target: Target, scalar: Scalar<'_>) -> Result<(), Failed> {
         self.staging.take(self.fields, target, &self.path, scalar)
     }
