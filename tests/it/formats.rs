@@ -48,6 +48,7 @@ name: mixed
 topics: ["mixed/{device_id}"]
 format: auto
 properties: [site]
+fields: {v: bigint}
 ---
 kind: view
 name: mixed_by_site

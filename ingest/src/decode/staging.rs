@@ -13,9 +13,9 @@ use super::{shorten, time};
 
 /// What a huge message may leave behind as room for the next one.
 const KEPT_CAPACITY: usize = 65_536;
-/// What the values of one message may take up. Far more than those of a real one: fields that many events share
-/// are few bytes in the message and many here.
-const MAX_BYTES: usize = 256 << 20;
+/// What the rows and values of one message may take up. Far more than those of a real one: an empty object is one
+/// byte in some formats, and fields that many events share are few bytes in the message and many here.
+const MAX_BYTES: usize = 128 << 20;
 
 /// A scalar as a payload has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -126,7 +126,10 @@ impl Staging {
         self.add_shared(fields);
         self.row.end = self.values.len();
         self.rows.push(self.row);
-        let bytes = self.values.len() * size_of::<(usize, Value)>() + self.text.len() + self.repeated;
+        let bytes = self.values.len() * size_of::<(usize, Value)>()
+            + self.rows.len() * size_of::<Row>()
+            + self.text.len()
+            + self.repeated;
         if bytes > MAX_BYTES {
             return self
                 .fail(format!("the events would take up more than {MAX_BYTES} bytes; send fewer at once"));

@@ -299,12 +299,22 @@ fn user_properties_are_columns_where_the_stream_names_them() {
     Bench::new(EVENTS).take_with("devices/a/telemetry", "{}", many).expect("nobody asks for them");
 }
 
+const TOO_MUCH: &str = "the events would take up more than 134217728 bytes; send fewer at once";
+
+#[test]
+fn millions_of_empty_objects_are_refused_before_they_are_all_taken() {
+    let mut bench = Bench::new(&format!("{EVENTS}format: cbor\n"));
+    let payload = [&b"\x9f"[..], &vec![0xa0; 4_000_000], b"\xff"].concat();
+    assert_eq!(bench.take("devices/a/telemetry", payload), Err(TOO_MUCH.into()));
+    assert_eq!(bench.take("devices/a/telemetry", b"\x81\xa0"), Ok(1));
+}
+
 #[test]
 fn a_field_that_many_rows_share_cannot_take_up_all_memory() {
     let mut bench = Bench::new(&format!("{EVENTS}rows: rows\n"));
     let payload = format!(r#"{{"a":"{}","rows":[{}]}}"#, "x".repeat(1 << 20), vec!["{}"; 1_000].join(","));
     let reason = bench.take("devices/a/telemetry", payload).expect_err("a gigabyte of text");
-    assert_eq!(reason, "the events would take up more than 268435456 bytes; send fewer at once");
+    assert_eq!(reason, TOO_MUCH);
     let wide: Vec<String> = (0..400).map(|i| format!("\"c{i}\":{i}")).collect();
     let payload = format!(r#"{{{},"rows":[{}]}}"#, wide.join(","), vec!["{}"; 300_000].join(","));
     bench.take("devices/a/telemetry", payload).expect_err("gigabytes of numbers");
