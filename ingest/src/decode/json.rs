@@ -250,6 +250,7 @@ impl Visitor<'_> for Named<'_> {
 }
 
 /// The fields of an object; `position` counts the fields of the event over all its objects.
+#[inline]
 fn object<'de, A: MapAccess<'de>>(
     sink: &mut Sink<'_>,
     mut map: A,

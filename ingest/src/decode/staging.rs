@@ -79,6 +79,8 @@ pub(crate) struct Staging {
     row: Row,
     /// What every row has that does not say otherwise, and the values of it.
     shared: (Row, Vec<(usize, Value)>),
+    /// Whether there is any such thing in this message.
+    shares: bool,
     stamp: u64,
     new: Vec<NewColumn>,
     widen: Vec<usize>,
@@ -100,9 +102,7 @@ impl Staging {
         self.widen.clear();
         self.failure = None;
         self.repeated = 0;
-        self.shared.0 = Row::default();
-        self.shared.1.clear();
-        self.shared.1.shrink_to(KEPT_CAPACITY);
+        self.shares = false;
         self.device_known = device_known;
         self.time_unit = time_unit;
         self.begin_row();
@@ -122,25 +122,33 @@ impl Staging {
         self.stamp += 1;
     }
 
+    #[inline]
     pub(crate) fn end_row(&mut self, fields: &Fields) -> Result<(), Failed> {
-        self.add_shared(fields);
+        if self.shares {
+            self.add_shared(fields);
+        }
         self.row.end = self.values.len();
         self.rows.push(self.row);
         let bytes = self.values.len() * size_of::<(usize, Value)>()
             + self.rows.len() * size_of::<Row>()
             + self.text.len()
             + self.repeated;
-        if bytes > MAX_BYTES {
-            return self
-                .fail(format!("the events would take up more than {MAX_BYTES} bytes; send fewer at once"));
-        }
-        Ok(())
+        if bytes > MAX_BYTES { self.refuse_size() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn refuse_size(&mut self) -> Result<(), Failed> {
+        self.fail(format!("the events would take up more than {MAX_BYTES} bytes; send fewer at once"))
     }
 
     /// Makes what was taken since [`Self::begin_row`] part of every row that does not say otherwise.
     pub(crate) fn share(&mut self) {
-        self.shared.0 = self.row;
-        self.shared.1.append(&mut self.values);
+        let (row, values) = &mut self.shared;
+        *row = self.row;
+        values.clear();
+        values.shrink_to(KEPT_CAPACITY);
+        values.append(&mut self.values);
+        self.shares = true;
     }
 
     fn add_shared(&mut self, fields: &Fields) {
