@@ -1,6 +1,8 @@
 //! The decoders as targets of fuzzing: `ingest/fuzz` feeds them from outside, a test of ours with a bounded number
 //! of damaged payloads.
 
+use std::cell::RefCell;
+
 use iot_schemas::catalog::{Definition, Format, parse};
 use iot_schemas::layout::raw_schema;
 
@@ -76,11 +78,17 @@ impl Target {
     }
 }
 
-/// Decodes one payload in all ways of `format`, and makes rows of it.
-pub fn once(format: &str, payload: &[u8]) {
-    let mut target = Target::new(format);
-    target.feed(payload);
-    target.begin_anew();
+thread_local! {
+    static TARGET: RefCell<Option<(String, Target)>> = const { RefCell::new(None) };
+}
+
+/// Feeds the decoders of `format`, which are kept for the next call: what `fuzz_target!` calls.
+pub fn feed(format: &str, payload: &[u8]) {
+    TARGET.with_borrow_mut(|kept| {
+        let known = kept.take_if(|(name, _)| name == format);
+        let (_, target) = kept.insert(known.unwrap_or_else(|| (format.to_owned(), Target::new(format))));
+        target.feed(payload);
+    });
 }
 
 fn decoder(definition: &str) -> (StreamDecoder, Captures) {
@@ -175,7 +183,7 @@ mod tests {
                 good > all / 50,
                 "of {all} payloads as {format} only {good} were taken: nothing is tried"
             );
-            once(format, b"");
+            target.feed(b"");
         }
     }
 }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::once("cbor", payload));
+libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::feed("cbor", payload));

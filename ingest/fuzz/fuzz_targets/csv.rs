@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::once("csv", payload));
+libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::feed("csv", payload));

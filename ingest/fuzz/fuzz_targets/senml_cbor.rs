@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::once("senml_cbor", payload));
+libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::feed("senml_cbor", payload));

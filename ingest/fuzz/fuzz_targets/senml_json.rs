@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::once("senml_json", payload));
+libfuzzer_sys::fuzz_target!(|payload: &[u8]| iot_ingest::fuzz::feed("senml_json", payload));
