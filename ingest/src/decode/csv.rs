@@ -33,13 +33,16 @@ pub(super) fn decode(
     } else {
         def.columns.clone()
     };
+    // A name may be long and the rows many.
+    let targets: Vec<Target> =
+        names.iter().enumerate().map(|(position, name)| fields.resolve(name, position)).collect();
     while reader.read_byte_record(&mut record).map_err(|e| format!("not usable as CSV: {e}"))? {
         let line = record.position().map_or(0, ::csv::Position::line);
         if record.len() != names.len() {
             let (found, expected) = (record.len(), names.len());
             return Err(format!("line {line}: there are {found} cells for {expected} columns"));
         }
-        row(&names, &record, fields, staging).map_err(|trouble| {
+        row(names.iter().zip(&targets), &record, fields, staging).map_err(|trouble| {
             let why = match trouble {
                 Trouble::Malformed(why) => why,
                 Trouble::Failed => staging.failure.take().unwrap_or_default(),
@@ -73,24 +76,23 @@ fn header(record: &ByteRecord) -> Result<Vec<String>, String> {
     names.map_err(|_| "the first line is not UTF-8".to_owned())
 }
 
-fn row(
-    names: &[String],
+fn row<'n>(
+    columns: impl Iterator<Item = (&'n String, &'n Target)>,
     record: &ByteRecord,
     fields: &mut Fields,
     staging: &mut Staging,
 ) -> Result<(), Trouble> {
     staging.begin_row();
-    for (position, (name, cell)) in names.iter().zip(record).enumerate() {
+    for ((name, target), cell) in columns.zip(record) {
         let Ok(text) = std::str::from_utf8(cell) else {
             return Err(Trouble::Malformed(format!("the cell of `{}` is not UTF-8", super::shorten(name))));
         };
         if text.is_empty() {
             continue;
         }
-        let target = fields.resolve(name, position);
-        if target != Target::Skip {
-            let scalar = scalar(text, staging.kind_of(fields, target, name));
-            staging.take(fields, target, name, scalar)?;
+        if *target != Target::Skip {
+            let scalar = scalar(text, staging.kind_of(fields, *target, name));
+            staging.take(fields, *target, name, scalar)?;
         }
     }
     Ok(staging.end_row(fields)?)

@@ -156,6 +156,10 @@ impl Fields {
         {
             return Target::Column(*at);
         }
+        // A payload may have millions of fields within an object that has a name of megabytes.
+        if name.len() > MAX_NAME {
+            return Target::Unknown;
+        }
         let target = self.targets.get(name).copied().unwrap_or(Target::Unknown);
         if position < MAX_COLUMNS {
             if self.habit.len() <= position {

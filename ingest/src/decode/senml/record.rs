@@ -2,6 +2,10 @@
 
 use std::borrow::Cow;
 
+/// A name or a unit is no longer than this. Base fields of megabytes would be compared and repeated with every
+/// record.
+const MAX_LABEL_BYTES: usize = 1_024;
+
 /// What a field of a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Label {
@@ -115,6 +119,12 @@ impl<'a> Record<'a> {
         let found = given.describe();
         let wrong = |expected: &str| format!("`{}` must be {expected}, found {found}", label.name());
         let twice = match (label, given) {
+            (Label::BaseName | Label::BaseUnit | Label::Name | Label::Unit, Given::Text(text))
+                if text.len() > MAX_LABEL_BYTES =>
+            {
+                let (name, found) = (label.name(), text.len());
+                return Err(format!("`{name}` may have {MAX_LABEL_BYTES} bytes, found {found}"));
+            }
             (Label::BaseName, Given::Text(text)) => self.base_name.replace(text).is_some(),
             (Label::BaseUnit, Given::Text(text)) => self.base_unit.replace(text).is_some(),
             (Label::Name, Given::Text(text)) => self.name.replace(text).is_some(),
