@@ -34,6 +34,26 @@ pub struct IngestConfig {
     pub group_bytes: usize,
     /// A larger payload becomes a dead letter that keeps this many of its bytes.
     pub max_payload_bytes: usize,
+    /// What can be set about Sparkplug B.
+    pub sparkplug: SparkplugConfig,
+}
+
+/// The settings of the Sparkplug host application that ingest is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SparkplugConfig {
+    /// The name under which edge nodes see whether it is there: `spBv1.0/STATE/HOST_ID`.
+    pub host_id: String,
+    /// An edge node is asked for a rebirth this often at most.
+    #[serde(with = "duration_text")]
+    pub rebirth_every: Duration,
+}
+
+impl Default for SparkplugConfig {
+    fn default() -> Self {
+        // A rebirth is the largest message of a node; a node that never answers it costs one request in 10 s.
+        Self { host_id: "iotctl".into(), rebirth_every: Duration::from_secs(10) }
+    }
 }
 
 impl Default for IngestConfig {
@@ -52,6 +72,7 @@ impl Default for IngestConfig {
             group_messages: 8_192,
             group_bytes: 8 << 20,
             max_payload_bytes: 4 << 20,
+            sparkplug: SparkplugConfig::default(),
         }
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Epoch {
     /// Streams without rows record the position too. Set when a definition changes, so that a replay does not
     /// decode by the new one what was taken under the old one.
     pub(crate) mark_all: bool,
+    /// What must be saved of Sparkplug's nodes before the log is trimmed.
+    pub(crate) nodes: Option<Vec<u8>>,
     /// Whether the speed layer was told, so that its checkpoint must be waited for.
     pub(crate) announced: bool,
     /// Who wants to know when it is sealed.
@@ -205,7 +207,8 @@ impl EpochThread {
             lanes.map(|lane| (lane.stream.clone(), lane.decoder.schema().clone())).collect();
         streams.push((self.dead.clone(), self.dead.schema()));
         streams.iter().for_each(|(stream, _)| stream.tail.write().close_epoch());
-        let epoch = Epoch { seq: self.last, streams, mark_all, announced, sealed };
+        let nodes = self.groups.nodes_to_save(self.last);
+        let epoch = Epoch { seq: self.last, streams, mark_all, nodes, announced, sealed };
         // The sealer is gone only when ingest is being dropped; the log keeps what it would have sealed.
         _ = self.sealer.blocking_send(epoch);
     }

@@ -1,6 +1,10 @@
 //! Decodes the messages of one log group, stream by stream.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use iot_schemas::Result;
 use iot_schemas::catalog::StreamDef;
@@ -8,10 +12,11 @@ use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
 
 use crate::dead_letter::{DEAD, DeadLetter, DeadLetters};
-use crate::decode::{Captures, Origin, StreamDecoder};
+use crate::decode::{Captures, Origin, Rebirth, StreamDecoder};
 use crate::route::{TopicCache, matches};
 use crate::stream::Stream;
 use crate::wal::record::{Record, records};
+use crate::wal::sparkplug_file;
 
 /// The messages of one group fsync, as the log has them.
 #[derive(Debug)]
@@ -55,11 +60,18 @@ pub(crate) struct GroupDecoder {
     pub(crate) lanes: Vec<Lane>,
     routes: TopicCache<Vec<Route>>,
     dead: DeadLetters,
+    /// Where requests for a rebirth go; `None` in a replay: then they have been made.
+    pub(crate) rebirths: Option<mpsc::Sender<Rebirth>>,
+    /// An edge node is asked for a rebirth this often at most.
+    rebirth_every: Duration,
+    /// Whether the saved state has nodes of a stream.
+    has_saved_nodes: bool,
 }
 
 impl GroupDecoder {
-    pub(crate) fn new(node: NodeId, lanes: Vec<Lane>) -> Self {
-        Self { node, lanes, routes: TopicCache::default(), dead: DeadLetters::default() }
+    pub(crate) fn new(node: NodeId, lanes: Vec<Lane>, rebirth_every: Duration) -> Self {
+        let (routes, dead) = Default::default();
+        Self { node, lanes, routes, dead, rebirths: None, rebirth_every, has_saved_nodes: false }
     }
 
     /// Adds a stream.
@@ -73,9 +85,11 @@ impl GroupDecoder {
         let Some(lane) = self.lanes.iter_mut().find(|lane| *lane.stream.name == *def.name) else {
             return Ok(None);
         };
-        lane.decoder = StreamDecoder::new(&def, lane.decoder.schema())?;
+        let mut decoder = StreamDecoder::new(&def, lane.decoder.schema())?;
+        decoder.go_on_from(&lane.decoder);
+        lane.decoder = decoder;
         lane.def = def.clone();
-        lane.stream.redefine(def, lane.decoder.schema().clone());
+        lane.stream.redefine(def, &lane.decoder);
         self.routes.clear();
         Ok(Some(lane.stream.clone()))
     }
@@ -84,6 +98,21 @@ impl GroupDecoder {
     pub(crate) fn remove(&mut self, name: &str) {
         self.routes.clear();
         self.lanes.retain(|lane| *lane.stream.name != *name);
+    }
+
+    /// What must be saved of Sparkplug's nodes now that everything up to `seq` has been decoded, if anything.
+    pub(crate) fn nodes_to_save(&mut self, seq: Seq) -> Option<Vec<u8>> {
+        let mut nodes: BTreeMap<&str, _> = BTreeMap::new();
+        for lane in &self.lanes {
+            if let Some(of_lane) = lane.decoder.nodes() {
+                let mut of_lane = of_lane.lock();
+                of_lane.applied_up_to(seq);
+                nodes.insert(&lane.stream.name, of_lane);
+            }
+        }
+        let had_nodes = std::mem::replace(&mut self.has_saved_nodes, !nodes.is_empty());
+        let nodes = nodes.iter().map(|(stream, nodes)| (*stream, &**nodes)).collect();
+        (had_nodes || self.has_saved_nodes).then(|| sparkplug_file::encode(&nodes))
     }
 
     /// Decodes a group. Streams' schemas have grown when this returns, if they had to.
@@ -123,6 +152,14 @@ impl GroupDecoder {
                 Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
                 None => lane.decoder.decode(record.payload, origin),
             };
+            if let Some(nodes) = lane.decoder.nodes()
+                && let Some(rebirth) = nodes.lock().rebirth(record.arrival, self.rebirth_every)
+                && let Some(rebirths) = &self.rebirths
+                && rebirths.try_send(rebirth).is_err()
+            {
+                // The node will be asked again when it next sends something that cannot be read.
+                tracing::debug!("a request for a rebirth was not sent: too many are waiting");
+            }
             match outcome {
                 Ok(events) => {
                     decoded.events += events as u64;

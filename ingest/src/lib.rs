@@ -22,7 +22,8 @@
 //! - A receipt means that the message's bytes are fsynced. A crash at any moment loses none of them.
 //! - A row reaches its table once: the commit carries the position, and a replay skips what a table covers.
 //! - A copy that a gateway sends because its acknowledgement was lost is recognised ([`Delivery::dup`]).
-//! - Replaying the log gives the same groups, rows and dead letters again.
+//! - Replaying the log gives the same groups, rows and dead letters again, also where a message can only be read
+//!   with the help of earlier ones whose log is gone (Sparkplug B).
 //! - What cannot be decoded is kept with the reason, acknowledged and counted; it holds up nothing.
 //! - At every limit the answer is to wait: sources stop acknowledging, gateways keep what they have.
 //!
@@ -56,8 +57,9 @@ mod wal;
 #[cfg(test)]
 mod tests;
 
-pub use config::IngestConfig;
+pub use config::{IngestConfig, SparkplugConfig};
 pub use dead_letter::{DEAD, dead_schema};
+pub use decode::{NodeStatus, Rebirth};
 pub use message::{
     Delivery, MAX_USER_PROPERTIES, MAX_USER_PROPERTY_BYTES, Message, Properties, Receipt, Refused, Ticket,
 };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -12,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use iot_schemas::catalog::StreamDef;
+use iot_schemas::catalog::{Format, StreamDef};
 use iot_schemas::clock::Clock;
 use iot_schemas::log::{Log, Recovery};
 use iot_schemas::micro_batch::LineEvent;
@@ -23,6 +24,7 @@ use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
 use crate::dead_letter::DEAD;
+use crate::decode::{NodeStatus, Nodes, Rebirth};
 use crate::epoch::{Control, EpochThread};
 use crate::group::{GroupDecoder, Lane};
 use crate::message::{Message, Receipt, Refused, Ticket};
@@ -30,13 +32,15 @@ use crate::route::Matcher;
 use crate::seal::{Sealer, blocking};
 use crate::stats::{Counters, IngestStats, StreamStats, add};
 use crate::stream::Stream;
-use crate::wal::window_file;
 use crate::wal::writer::{Gate, Input, Waiting, Wal, Writer};
+use crate::wal::{sparkplug_file, window_file};
 
 /// Groups that may wait for the decoder; each is at most a group's bytes large.
 const GROUPS_IN_FLIGHT: usize = 4;
 /// Epochs that may wait for the sealer. Their size is limited by the unsealed bytes.
 const EPOCHS_IN_FLIGHT: usize = 16;
+/// Requests for a rebirth that may wait to be published. Those beyond it are made again later.
+const REBIRTHS_IN_FLIGHT: usize = 256;
 /// How long a shutdown waits for the last seal. What is not sealed by then is replayed at the next start.
 const LAST_SEAL: Duration = Duration::from_secs(30);
 
@@ -54,6 +58,10 @@ pub struct Ingest {
     registry: RwLock<Registry>,
     dead: Arc<Stream>,
     filters: watch::Sender<Arc<Vec<String>>>,
+    /// Whether there is a Sparkplug stream.
+    sparkplug: watch::Sender<bool>,
+    /// What the Sparkplug host application takes over.
+    rebirths: Mutex<Option<mpsc::Receiver<Rebirth>>>,
     /// What [`Self::start`] hands to the threads.
     parts: Mutex<Option<Parts>>,
     /// The threads and the sealer, once started.
@@ -80,6 +88,7 @@ struct Parts {
     lanes: Vec<Lane>,
     /// Up to where the re-delivery window is complete.
     window_up_to: Seq,
+    rebirths: mpsc::Sender<Rebirth>,
 }
 
 struct Running {
@@ -110,12 +119,14 @@ impl Ingest {
         let seen = lanes.iter().map(|lane| lane.stream.sealed()).chain([dead.sealed()]);
         let first = seen.max().unwrap_or(0).max(checkpoint.frontier().get(&config.node)) + 1;
         let (dir, segment_bytes) = (config.wal_dir.clone(), config.segment_bytes);
-        let (wal, window_up_to, recovery) = blocking("opening the log", move || {
+        let (wal, window_up_to, nodes, recovery) = blocking("opening the log", move || {
             let (log, recovery) = Log::open(&dir, segment_bytes, first)?;
             let (window, up_to) = window_file::load(&dir)?;
-            Ok((Wal::new(log, window, dir), up_to, recovery))
+            let nodes = sparkplug_file::load(&dir)?;
+            Ok((Wal::new(log, window, dir), up_to, nodes, recovery))
         })
         .await?;
+        restore_nodes(&lanes, nodes, wal.dir())?;
         if recovery.damaged_bytes > 0 {
             tracing::error!(bytes = recovery.damaged_bytes, "part of the log is damaged and was skipped");
         }
@@ -135,6 +146,7 @@ impl Ingest {
         dead: Arc<Stream>,
     ) -> Self {
         let (input, queue) = mpsc::channel(config.queue_messages.max(1));
+        let (rebirths, rebirths_out) = mpsc::channel(REBIRTHS_IN_FLIGHT);
         let streams = lanes.iter().map(|lane| (lane.stream.name.clone(), lane.stream.clone())).collect();
         let matcher = Matcher::new(lanes.iter().map(|lane| &lane.def));
         let counters = Counters::default();
@@ -144,7 +156,9 @@ impl Ingest {
             room: Arc::new(Semaphore::new(config.queue_bytes.clamp(1, Semaphore::MAX_PERMITS))),
             filters: watch::Sender::new(Arc::new(matcher.filters())),
             registry: RwLock::new(Registry { streams, matcher }),
-            parts: Mutex::new(Some(Parts { queue, lanes, window_up_to })),
+            sparkplug: watch::Sender::new(lanes.iter().any(|lane| lane.decoder.nodes().is_some())),
+            rebirths: Mutex::new(Some(rebirths_out)),
+            parts: Mutex::new(Some(Parts { queue, lanes, window_up_to, rebirths })),
             running: tokio::sync::Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
             counters: Arc::new(counters),
@@ -168,7 +182,9 @@ impl Ingest {
         let parts = parts.ok_or_else(|| Error::invalid("ingest was started already"))?;
         let (epochs, epochs_out) = mpsc::channel(EPOCHS_IN_FLIGHT);
         let (work, work_out) = sync_channel(GROUPS_IN_FLIGHT);
-        let after = self.replay_after();
+        let known =
+            parts.lanes.iter().filter_map(|lane| lane.decoder.nodes()).map(|nodes| nodes.lock().applied());
+        let after = known.min().unwrap_or(Seq::MAX).min(self.replay_after());
         let last = self.counters.last_seq.load(Ordering::Relaxed);
 
         let sealer = tokio::spawn(self.sealer().run(epochs_out));
@@ -176,16 +192,17 @@ impl Ingest {
             self.config.clone(),
             self.clock.clone(),
             self.counters.clone(),
-            GroupDecoder::new(self.config.node.clone(), parts.lanes),
+            GroupDecoder::new(self.config.node.clone(), parts.lanes, self.config.sparkplug.rebirth_every),
             self.dead.clone(),
             speed,
             epochs,
         );
-        let (wal, window_up_to) = (self.wal.clone(), parts.window_up_to);
+        let (wal, window_up_to, rebirths) = (self.wal.clone(), parts.window_up_to, parts.rebirths);
         let (replayed, has_replayed) = oneshot::channel();
         let decoder = spawn_thread("ingest-decoder", move || {
             let outcome = thread.replay(&wal, after, window_up_to);
             thread.begin_after(last);
+            thread.groups.rebirths = Some(rebirths);
             let go_on = outcome.is_ok();
             _ = replayed.send(outcome);
             if go_on {
@@ -289,6 +306,36 @@ impl Ingest {
     /// The filters now and whenever they change.
     pub fn watch_filters(&self) -> watch::Receiver<Arc<Vec<String>>> {
         self.filters.subscribe()
+    }
+
+    /// Whether there is a Sparkplug stream, now and whenever that changes.
+    pub fn watch_sparkplug(&self) -> watch::Receiver<bool> {
+        self.sparkplug.subscribe()
+    }
+
+    /// The requests for a rebirth from now on, for whoever can publish them; `None` if somebody has them already.
+    pub fn take_rebirths(&self) -> Option<mpsc::Receiver<Rebirth>> {
+        self.rebirths.lock().take()
+    }
+
+    /// Sparkplug's edge nodes and devices as they are now, by stream.
+    pub fn sparkplug_nodes(&self) -> Vec<(Arc<str>, NodeStatus)> {
+        let streams: Vec<Arc<Stream>> = self.registry.read().streams.values().cloned().collect();
+        let of_stream = |stream: &Arc<Stream>| {
+            let name = stream.name.clone();
+            stream.node_status().into_iter().map(move |status| (name.clone(), status)).collect::<Vec<_>>()
+        };
+        streams.iter().flat_map(of_stream).collect()
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &IngestConfig {
+        &self.config
+    }
+
+    /// The present, as it numbers messages by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The raw table of a stream, or that of the dead letters (`dead`).
@@ -397,6 +444,8 @@ impl Ingest {
         registry.matcher = Matcher::new(&defs);
         let filters = registry.matcher.filters();
         drop(registry);
+        let has_sparkplug = defs.iter().any(|def| def.format == Format::SparkplugB);
+        self.sparkplug.send_if_modified(|had| std::mem::replace(had, has_sparkplug) != has_sparkplug);
         self.filters.send_if_modified(|old| {
             let changed = **old != filters;
             if changed {
@@ -437,6 +486,29 @@ impl RawStreams for Ingest {
         })?;
         Ok(found.snapshot())
     }
+}
+
+/// Puts what was saved of Sparkplug's nodes into the decoders, and saves it as the state to begin with.
+///
+/// A stream that has none begins with its table: what is sealed is not decoded by a state that it did not have.
+fn restore_nodes(lanes: &[Lane], mut saved: BTreeMap<String, Nodes>, wal_dir: &Path) -> Result<()> {
+    let had_nodes = !saved.is_empty();
+    for lane in lanes {
+        if let Some(nodes) = lane.decoder.nodes() {
+            let mut nodes = nodes.lock();
+            match saved.remove(&*lane.stream.name) {
+                Some(saved) => *nodes = saved,
+                None => nodes.applied_up_to(lane.stream.sealed()),
+            }
+        }
+    }
+    let guards: Vec<_> =
+        lanes.iter().filter_map(|lane| Some((&*lane.stream.name, lane.decoder.nodes()?.lock()))).collect();
+    if !had_nodes && guards.is_empty() {
+        return Ok(());
+    }
+    let nodes = guards.iter().map(|(name, nodes)| (*name, &**nodes)).collect();
+    sparkplug_file::save(wal_dir, &sparkplug_file::encode(&nodes))
 }
 
 fn stream_stats(stream: &Arc<Stream>) -> (Arc<str>, StreamStats) {

@@ -25,6 +25,7 @@ use crate::raw_table::{arrange, with_date_field};
 use crate::stats::{Counters, add};
 use crate::stream::Stream;
 use crate::tail::join_all;
+use crate::wal::sparkplug_file;
 use crate::wal::writer::{Gate, Wal};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -56,6 +57,9 @@ impl Sealer {
         let began = self.clock.now_micros();
         for (stream, schema) in &epoch.streams {
             self.seal_stream_until_done(stream, schema, &epoch).await;
+        }
+        if let Some(nodes) = &epoch.nodes {
+            self.save_nodes_until_done(nodes).await;
         }
         self.trim(epoch.seq).await;
         add(&self.counters.seals, 1);
@@ -111,6 +115,23 @@ impl Sealer {
         stream.table.append(&[rows], commit).await?;
         stream.set_sealed(seq);
         Ok(())
+    }
+
+    /// Tries until it works: were the next epoch sealed first, a crash could leave its births unknown.
+    async fn save_nodes_until_done(&self, nodes: &[u8]) {
+        let (dir, mut pause) = (self.wal.lock().dir().to_owned(), FIRST_RETRY);
+        loop {
+            let (dir, nodes) = (dir.clone(), nodes.to_vec());
+            let saved =
+                blocking("saving Sparkplug's nodes", move || sparkplug_file::save(&dir, &nodes)).await;
+            let Err(e) = saved else { break };
+            add(&self.counters.seal_failures, 1);
+            tracing::error!("cannot save what is known of Sparkplug's nodes: {e}");
+            *self.counters.seal_trouble.lock() = Some(e.to_string());
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_RETRY);
+        }
+        self.counters.seal_trouble.lock().take();
     }
 
     /// Not being able to trim costs disk space only; the next seal tries again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use iot_schemas::Result;
 use iot_schemas::catalog::StreamDef;
@@ -14,7 +14,7 @@ use iot_schemas::raw::RawSnapshot;
 use iot_schemas::table::{Store, Table};
 
 use crate::dead_letter::{DEAD, dead_schema};
-use crate::decode::StreamDecoder;
+use crate::decode::{NodeStatus, Nodes, StreamDecoder};
 use crate::raw_table::{dead_spec, raw_spec};
 use crate::tail::Tail;
 
@@ -27,6 +27,8 @@ pub(crate) struct Stream {
     schema: RwLock<SchemaRef>,
     /// `None` for the dead letters.
     def: RwLock<Option<Arc<StreamDef>>>,
+    /// What its decoder knows of Sparkplug's edge nodes, if that is the format.
+    nodes: RwLock<Option<Arc<Mutex<Nodes>>>>,
     /// Up to where the table is complete for this node.
     sealed: AtomicU64,
     pub(crate) events: AtomicU64,
@@ -50,6 +52,7 @@ impl Stream {
         let table = Table::open(store, raw_spec(&def.name, fresh.schema(), node)).await?;
         let decoder = StreamDecoder::new(&def, &table.snapshot().schema())?;
         let stream = Self::new(def.name.as_str().into(), table, decoder.schema().clone(), Some(def), node);
+        *stream.nodes.write() = decoder.nodes().cloned();
         Ok((stream, decoder))
     }
 
@@ -74,6 +77,7 @@ impl Stream {
             tail: RwLock::default(),
             schema: RwLock::new(schema),
             def: RwLock::new(def),
+            nodes: RwLock::default(),
             events: AtomicU64::new(0),
             dead: AtomicU64::new(0),
         }
@@ -84,9 +88,15 @@ impl Stream {
     }
 
     /// Puts another definition in force.
-    pub(crate) fn redefine(&self, def: Arc<StreamDef>, schema: SchemaRef) {
+    pub(crate) fn redefine(&self, def: Arc<StreamDef>, decoder: &StreamDecoder) {
         *self.def.write() = Some(def);
-        *self.schema.write() = schema;
+        *self.schema.write() = decoder.schema().clone();
+        *self.nodes.write() = decoder.nodes().cloned();
+    }
+
+    /// Sparkplug's edge nodes and devices as they are now.
+    pub(crate) fn node_status(&self) -> Vec<NodeStatus> {
+        self.nodes.read().as_ref().map_or_else(Vec::new, |nodes| nodes.lock().status())
     }
 
     /// The schema of the newest rows.

@@ -1,6 +1,7 @@
 //! The pipeline on a real directory: durable, sealed, replayed, and each time every event exactly once.
 
 mod measure;
+mod sparkplug;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ impl World {
     }
 
     /// Waits until the decoder has passed on everything up to `seq`.
-    async fn decoded(&self, seq: Seq) {
+    pub(crate) async fn decoded(&self, seq: Seq) {
         while self.groups.lock().last().is_none_or(|group| group.last_seq < seq) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -18,6 +18,9 @@ pub const INDEX: &str = "_index";
 pub const INGEST_TIME: &str = "_ingest_time";
 /// Provenance: the MQTT topic of the message.
 pub const TOPIC: &str = "_topic";
+/// A boolean column of some streams: whether the event is from the past, sent late on purpose. Such an event
+/// counts everywhere, but never raises a live alert.
+pub const IS_HISTORICAL: &str = "is_historical";
 /// The partition column of raw tables: the UTC date of `event_time`.
 pub const EVENT_DATE: &str = "event_date";
 

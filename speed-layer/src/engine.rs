@@ -33,7 +33,7 @@ use crate::event_time::{EventTime, Observed};
 use crate::hot::HotRows;
 use crate::live_view::LiveView;
 use crate::progress::StreamProgress;
-use crate::rules::{GroupPosition, RuleSet};
+use crate::rules::{GroupPosition, RuleSet, without_historical};
 use crate::view_feed::ViewFeed;
 use views::PreparedView;
 
@@ -416,7 +416,13 @@ impl Engine {
             Some(hot) => hot,
             None => HotRows::new(live.view())?,
         };
-        let changed = hot.update(live, &states).await?;
+        let mut changed = hot.update(live, &states).await?;
+        // Historical events change the row too, but it is only looked at where a live one has changed it.
+        if let (Some(rows), Some(only_live)) = (&changed, without_historical(&batch.rows)?) {
+            let touched =
+                if only_live.num_rows() > 0 { live.states_of(&only_live).await? } else { Vec::new() };
+            changed = Some(hot.touched_by(rows, &touched)?);
+        }
         self.hot.insert(name.clone(), hot);
         let Some(changed) = changed else { return Ok(Vec::new()) };
         let rows = live.finish(changed).await?;

@@ -5,7 +5,7 @@
 //! group's state rows are merged into it; rows of older windows are left out, because a rule looks at the
 //! newest. Only labels that are not known yet (after a start, a new device) are looked up in the merged view.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -89,6 +89,19 @@ impl HotRows {
         Ok(Some(merged))
     }
 
+    /// Those of the rows that `update` has returned whose labels and window are among `states`.
+    pub(crate) fn touched_by(&mut self, rows: &RecordBatch, states: &[RecordBatch]) -> Result<RecordBatch> {
+        let mut touched = HashSet::new();
+        for states in states {
+            let (keys, windows) = self.keys_and_windows(states)?;
+            touched.extend(keys.into_iter().zip(windows));
+        }
+        let (keys, windows) = self.keys_and_windows(rows)?;
+        let mask: BooleanArray =
+            keys.into_iter().zip(windows).map(|row| Some(touched.contains(&row))).collect();
+        Ok(filter_record_batch(rows, &mask)?)
+    }
+
     /// The kept rows that belong to the same window as the changed row.
     fn kept_rows<'a>(
         &self,
@@ -113,8 +126,7 @@ impl HotRows {
         keys: &[Box<[u8]>],
         windows: &[i64],
     ) -> Result<Option<RecordBatch>> {
-        let wanted: std::collections::HashSet<(&[u8], i64)> =
-            unknown.iter().map(|i| (&*keys[*i], windows[*i])).collect();
+        let wanted: HashSet<(&[u8], i64)> = unknown.iter().map(|i| (&*keys[*i], windows[*i])).collect();
         let oldest = unknown.iter().map(|i| windows[*i]).min().unwrap_or(i64::MIN);
         let snapshot = live.snapshot();
         let mut plan = LogicalPlanBuilder::from(snapshot.states(Layer::Merged).await?);

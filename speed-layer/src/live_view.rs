@@ -199,6 +199,12 @@ impl LiveView {
         Ok(Some(states))
     }
 
+    /// The state of these events of the stream alone.
+    pub(crate) async fn states_of(&self, rows: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let rows = cast_to(rows, self.state.owner.input_schema())?;
+        Ok(self.state.aggregate.run(vec![rows]).await?)
+    }
+
     /// Turns the waiting events of the open epoch into state. A batch that cannot be computed is left out, like one
     /// that nobody had let wait: the others count, and nothing piles up behind it.
     async fn flush(&self, node: &NodeId) -> Result<()> {

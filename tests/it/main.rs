@@ -12,6 +12,7 @@ mod lambda;
 mod late_data;
 mod random_views;
 mod reconnect;
+mod sparkplug;
 mod sql_surface;
 mod tidy;
 mod uncomputable;

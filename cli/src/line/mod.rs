@@ -15,6 +15,7 @@ mod control;
 mod devices;
 mod offline;
 pub mod server;
+mod sparkplug_nodes;
 mod system_tables;
 mod upkeep;
 mod view_status;
@@ -152,7 +153,7 @@ impl Line {
 
         let devices = Devices::new(raw.clone());
         let views: Arc<dyn Views> = speed.clone();
-        let tables = LineTables::new(alert_table.clone(), devices, speed.clone());
+        let tables = LineTables::new(alert_table.clone(), devices, speed.clone(), ingest.clone());
         let sources = Sources { raw: raw.clone(), views: views.clone(), system: Arc::new(tables) };
         let queries = Arc::new(QueryEngine::new(sources, config.query)?);
         let batch = Arc::new(BatchLayer::new(raw, views, queries.runtime().clone(), config.query.partitions));

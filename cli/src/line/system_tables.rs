@@ -1,5 +1,5 @@
 //! The system's own tables, as queries find them: `alerts`, `devices`, `late`, `watermarks`,
-//! `view_status`.
+//! `view_status`, `sparkplug_nodes`.
 
 use std::sync::Arc;
 
@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use datafusion::common::Column;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use iot_ingest::Ingest;
 use iot_schemas::Result;
 use iot_serving::SystemTables;
 use iot_speed_layer::SpeedLayer;
 use iot_speed_layer::alert_log::{AlertTable, alert_schema};
 
 use super::devices::Devices;
-use super::view_status;
+use super::{sparkplug_nodes, view_status};
 
 /// The system's own tables.
 #[derive(Debug)]
@@ -22,11 +23,17 @@ pub(super) struct LineTables {
     alerts: Arc<AlertTable>,
     devices: Devices,
     speed: Arc<SpeedLayer>,
+    ingest: Arc<Ingest>,
 }
 
 impl LineTables {
-    pub(super) fn new(alerts: Arc<AlertTable>, devices: Devices, speed: Arc<SpeedLayer>) -> Self {
-        Self { alerts, devices, speed }
+    pub(super) fn new(
+        alerts: Arc<AlertTable>,
+        devices: Devices,
+        speed: Arc<SpeedLayer>,
+        ingest: Arc<Ingest>,
+    ) -> Self {
+        Self { alerts, devices, speed, ingest }
     }
 
     /// Every transition once: those in the table, and those that are only in the log yet.
@@ -52,7 +59,9 @@ fn in_memory(name: &str, rows: RecordBatch) -> Result<LogicalPlanBuilder> {
 #[async_trait]
 impl SystemTables for LineTables {
     fn names(&self) -> Vec<String> {
-        ["alerts", "devices", "late", "view_status", "watermarks"].map(str::to_owned).to_vec()
+        ["alerts", "devices", "late", "sparkplug_nodes", "view_status", "watermarks"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     async fn rows(&self, name: &str) -> Result<Option<LogicalPlan>> {
@@ -60,6 +69,7 @@ impl SystemTables for LineTables {
             "alerts" => Ok(Some(self.alert_rows().await?)),
             "devices" => Ok(Some(self.devices.rows().await?)),
             "late" => Ok(Some(in_memory(name, self.speed.late_rows())?.build()?)),
+            "sparkplug_nodes" => Ok(Some(in_memory(name, sparkplug_nodes::rows(&self.ingest)?)?.build()?)),
             "view_status" => Ok(Some(in_memory(name, view_status::rows(&*self.speed)?)?.build()?)),
             "watermarks" => Ok(Some(in_memory(name, self.speed.watermark_rows())?.build()?)),
             _ => Ok(None),

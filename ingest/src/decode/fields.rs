@@ -3,7 +3,7 @@
 use ahash::HashMap;
 use arrow::datatypes::Schema;
 
-use iot_schemas::catalog::{StreamDef, UnknownFields, column_name};
+use iot_schemas::catalog::{Format, SPARKPLUG_COLUMNS, StreamDef, UnknownFields, column_name};
 use iot_schemas::layout::{DEVICE_ID, RESERVED};
 use iot_schemas::topic::is_name;
 use iot_schemas::{Error, Result};
@@ -65,15 +65,23 @@ impl Fields {
             lower: HashMap::default(),
             habit: Vec::new(),
         };
+        let of_format = if def.format == Format::SparkplugB { &SPARKPLUG_COLUMNS[..] } else { &[] };
+        let no_such_type = || Error::invalid(format!("stream `{}`: no such type", def.name));
+        for (name, field_type) in of_format {
+            let kind = Kind::of(&field_type.data_type()).ok_or_else(no_such_type)?;
+            fields.declare(def, name, kind, Origin::Topic, table)?;
+        }
         for name in def.topic_columns() {
-            fields.declare(def, name, Kind::Text, Origin::Topic, table)?;
+            // A level may be called what the format calls it.
+            if !of_format.iter().any(|(column, _)| *column == name) {
+                fields.declare(def, name, Kind::Text, Origin::Topic, table)?;
+            }
         }
         for name in def.property_columns() {
             fields.declare(def, &name, Kind::Text, Origin::Topic, table)?;
         }
         for (name, field_type) in &def.fields {
-            let kind = Kind::of(&field_type.data_type())
-                .ok_or_else(|| Error::invalid(format!("stream `{}`: no such type", def.name)))?;
+            let kind = Kind::of(&field_type.data_type()).ok_or_else(no_such_type)?;
             fields.declare(def, name, kind, Origin::Declared, table)?;
         }
         let found = if def.unknown_fields == UnknownFields::Add { Origin::Found } else { Origin::Dormant };

@@ -13,6 +13,7 @@ mod json;
 mod line_protocol;
 mod msgpack;
 mod senml;
+mod sparkplug;
 mod staging;
 mod time;
 mod tree;
@@ -28,9 +29,12 @@ use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Schema, SchemaRef};
+use parking_lot::Mutex;
 
 use iot_schemas::alert::micros_rfc3339;
-use iot_schemas::catalog::{Compression, CsvDef, Format, FutureEvents, StreamDef, TimeLimits, TimeUnitName};
+use iot_schemas::catalog::{
+    Compression, CsvDef, Format, FutureEvents, SPARKPLUG_COLUMNS, StreamDef, TimeLimits, TimeUnitName,
+};
 use iot_schemas::layout::{DEVICE_ID, raw_schema};
 use iot_schemas::position::Seq;
 use iot_schemas::topic::TopicPattern;
@@ -43,6 +47,9 @@ use cbor::Cbor;
 use compression::Expander;
 use fields::Fields;
 use msgpack::Msgpack;
+use sparkplug::Sparkplug;
+pub use sparkplug::{NodeStatus, Rebirth};
+pub(crate) use sparkplug::{Nodes, rebirth_command};
 use staging::Staging;
 
 /// What the events of one stream in one group may take up. Far more than a group of real events: an array of
@@ -102,6 +109,8 @@ pub(crate) struct StreamDecoder {
     refuse_future: Option<TimeLimits>,
     fields: Fields,
     staging: Staging,
+    /// Empty unless that is the format.
+    sparkplug: Sparkplug,
     system: SystemColumns,
     schema: SchemaRef,
     /// About what the rows since the last [`Self::finish`] take up.
@@ -128,6 +137,11 @@ impl StreamDecoder {
             properties,
             time_required: def.event_time.as_ref().is_some_and(|time| time.field.is_some()),
             refuse_future: (def.future_events == FutureEvents::DeadLetter).then(|| def.time_limits()),
+            sparkplug: if def.format == Format::SparkplugB {
+                Sparkplug::new(&fields)
+            } else {
+                Sparkplug::default()
+            },
             fields,
             staging: Staging::default(),
             system: SystemColumns::default(),
@@ -141,6 +155,18 @@ impl StreamDecoder {
         &self.schema
     }
 
+    /// What is known about the edge nodes that send Sparkplug messages, if that is the format.
+    pub(crate) fn nodes(&self) -> Option<&Arc<Mutex<Nodes>>> {
+        (self.payloads.format == Format::SparkplugB).then_some(&self.sparkplug.nodes)
+    }
+
+    /// Takes over what a decoder of the same stream knows beyond the columns.
+    pub(crate) fn go_on_from(&mut self, before: &Self) {
+        if let Some(nodes) = before.nodes() {
+            self.sparkplug.nodes = nodes.clone();
+        }
+    }
+
     /// What `topic` says, if `pattern` matches it.
     pub(crate) fn capture(&self, pattern: &TopicPattern, topic: &str) -> Option<Captures> {
         let values = pattern.capture(topic)?;
@@ -148,6 +174,10 @@ impl StreamDecoder {
         for (name, value) in pattern.names().zip(values) {
             if name == DEVICE_ID {
                 captures.device = Some(value.into());
+            } else if self.payloads.format == Format::SparkplugB
+                && SPARKPLUG_COLUMNS.iter().any(|(own, _)| *own == name)
+            {
+                // The decoder reads it from the topic in any case.
             } else if let Some(at) = self.fields.columns.iter().position(|column| *column.name == *name) {
                 captures.columns.push((at, value.into()));
             }
@@ -184,6 +214,7 @@ impl StreamDecoder {
         match format {
             // No content type means JSON.
             Format::Json | Format::Auto => json::decode(payload, rows, fields, staging),
+            Format::SparkplugB => self.sparkplug.decode(payload, origin, fields, staging),
             Format::LineProtocol => line_protocol::decode(payload, fields, staging),
             Format::Cbor => tree::decode(Cbor::new(payload), rows, fields, staging),
             Format::Msgpack => tree::decode(Msgpack::new(payload), rows, fields, staging),

@@ -122,6 +122,12 @@ impl Staging {
         self.stamp += 1;
     }
 
+    /// Gives the row that was begun its time and its device.
+    pub(crate) fn place(&mut self, event_time: i64, device: (usize, usize)) {
+        self.row.event_time = Some(event_time);
+        self.row.device = Some(device);
+    }
+
     #[inline]
     pub(crate) fn end_row(&mut self, fields: &Fields) -> Result<(), Failed> {
         if self.shares {
@@ -354,7 +360,8 @@ impl Staging {
         }
     }
 
-    fn keep(&mut self, text: &str) -> (usize, usize) {
+    /// Puts text aside and returns where it stands in [`Self::text`].
+    pub(crate) fn keep(&mut self, text: &str) -> (usize, usize) {
         let start = self.text.len();
         self.text.push_str(text);
         (start, self.text.len())

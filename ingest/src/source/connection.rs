@@ -41,6 +41,8 @@ pub(super) struct Shared {
     ingest: Arc<Ingest>,
     /// Set once the broker has accepted the client.
     client: Mutex<Option<Arc<str>>>,
+    /// What the client wants to be said when it ends without a word.
+    will: Mutex<Option<Message>>,
     ahead: Mutex<Ahead>,
     fleeting: Mutex<VecDeque<Fleeting>>,
     broken: AtomicBool,
@@ -97,13 +99,19 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(ingest: Arc<Ingest>) -> Self {
-        let (client, ahead, fleeting, broken) = Default::default();
-        Self { ingest, client, ahead, fleeting, broken }
+        let (client, will, ahead, fleeting, broken) = Default::default();
+        Self { ingest, client, will, ahead, fleeting, broken }
     }
 
     /// The broker has accepted the client: what arrives from now on may go to ingest at once.
-    pub(super) fn accepted(&self, client: Arc<str>) {
+    pub(super) fn accepted(&self, client: Arc<str>, will: Option<Message>) {
         *self.client.lock() = Some(client);
+        *self.will.lock() = will;
+    }
+
+    /// The client's will, once.
+    pub(super) fn take_will(&self) -> Option<Message> {
+        self.will.lock().take()
     }
 
     /// What is known about the message that the broker has come to. Messages before it, if any, are those

@@ -23,9 +23,10 @@ use mqtt5::broker::storage::{DynamicStorage, FileBackend, MemoryBackend, Storage
 use mqtt5::broker::sys_topics::BrokerStats;
 use mqtt5::broker::transport::BrokerTransport;
 use mqtt5::broker::{
-    AllowAllAuthProvider, AuthProvider, BrokerEventHandler, ClientConnectEvent, ClientPublishEvent,
-    PublishAction, ResourceLimits, ResourceMonitor,
+    AllowAllAuthProvider, AuthProvider, BrokerEventHandler, ClientConnectEvent, ClientDisconnectEvent,
+    ClientPublishEvent, PublishAction, ResourceLimits, ResourceMonitor,
 };
+use mqtt5::packet::publish::PublishPacket;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, broadcast};
@@ -39,6 +40,7 @@ use crate::pipeline::Ingest;
 
 use super::MqttBroker;
 use super::connection::{CONNECTION, Connection, Shared};
+use super::host::{Host, Said};
 
 /// How often expired sessions and rate windows are cleaned up.
 const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
@@ -186,6 +188,7 @@ impl Served {
     async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         let mut clean_up = tokio::time::interval(CLEAN_UP_EVERY);
+        let mut host = Host::new(&self.ingest);
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -198,10 +201,14 @@ impl Served {
                 },
                 Some(_) = connections.join_next() => {}
                 _ = clean_up.tick() => self.clean_up().await,
+                said = next_of(&mut host) => self.publish(said).await,
                 () = stop.cancelled() => break,
             }
         }
         drop(listener);
+        if let Some(said) = host.and_then(|host| host.farewell()) {
+            self.publish(said).await;
+        }
         _ = self.shutdown.send(());
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_GRACE, all_ended).await.is_err() {
@@ -241,12 +248,26 @@ impl Served {
         }));
     }
 
+    /// Publishes what the Sparkplug host application says.
+    async fn publish(&self, Said { topic, payload, is_state }: Said) {
+        let qos = if is_state { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        let packet = PublishPacket::new(topic, payload, qos).with_retain(is_state);
+        self.router.route_message(&packet, None).await;
+    }
+
     async fn clean_up(&self) {
         if let Err(e) = self.storage.cleanup_expired().await {
             tracing::debug!("cleaning up MQTT sessions: {e}");
         }
         self.router.sweep_sessions().await;
         self.monitor.cleanup_expired_windows().await;
+    }
+}
+
+async fn next_of(host: &mut Option<Host>) -> Said {
+    match host {
+        Some(host) => host.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -313,8 +334,22 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 impl BrokerEventHandler for Hook {
     fn on_client_connect<'a>(&'a self, event: ClientConnectEvent) -> Answer<'a, ()> {
         // Runs in the connection's own task, before its first PUBLISH is looked at.
-        _ = CONNECTION.try_with(|connection| connection.accepted(event.client_id));
+        let will = event.will_topic.zip(event.will_payload);
+        let will = will.map(|(topic, payload)| Message::new(topic.to_string(), payload));
+        _ = CONNECTION.try_with(|connection| connection.accepted(event.client_id, will));
         Box::pin(std::future::ready(()))
+    }
+
+    fn on_client_disconnect<'a>(&'a self, event: ClientDisconnectEvent) -> Answer<'a, ()> {
+        // The broker publishes a will without asking the publish hook. One with a delay comes here at once.
+        let will = CONNECTION.try_with(|connection| connection.take_will()).ok().flatten();
+        Box::pin(async move {
+            if let Some(will) = will.filter(|_| event.unexpected)
+                && let Err(refused) = self.ingest.submit(will).await
+            {
+                tracing::warn!(client = %event.client_id, "the will of a client is not stored: {refused}");
+            }
+        })
     }
 
     fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Answer<'a, PublishAction> {

@@ -28,6 +28,8 @@ use iot_schemas::{Error, Result};
 use crate::message::{Delivery, Message, Properties, Ticket};
 use crate::pipeline::Ingest;
 
+use super::host::{Host, HostLink};
+
 /// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
 const RECEIVE_MAXIMUM: u16 = 10_000;
 /// Deliveries and acknowledgements that may wait between the tasks: more than can be in flight.
@@ -64,6 +66,7 @@ pub struct Subscriber {
     state: Arc<LinkState>,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+    host: tokio::sync::Mutex<Option<HostLink>>,
 }
 
 impl Subscriber {
@@ -72,7 +75,16 @@ impl Subscriber {
     ///
     /// `client_id` names the session that the broker keeps: it must be the same after a restart.
     pub fn start(url: &str, client_id: &str, ingest: Arc<Ingest>) -> Result<Self> {
-        let options = options(url, client_id)?;
+        let mut options = options(url, client_id)?;
+        options
+            .set_clean_start(false)
+            .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+            .set_ack_mode(AckMode::Manual)
+            .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
+            .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+            .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES))
+            .set_outgoing_inflight_upper_limit(OUTGOING_INFLIGHT)
+            .set_max_request_batch(REQUEST_BATCH);
         let (client, events) = AsyncClient::builder(options)
             .capacity(CHANNEL)
             .try_build()
@@ -85,6 +97,8 @@ impl Subscriber {
             filters: ingest.watch_filters(),
             subscribed: Mutex::default(),
         });
+        let host =
+            Host::new(&ingest).map(|host| HostLink::start(url, client_id, host, stop.clone())).transpose()?;
         let link = Link {
             events,
             subscriptions: subscriptions.clone(),
@@ -96,7 +110,8 @@ impl Subscriber {
             Taker { ingest, client, client_id: client_id.to_owned(), subscriptions, state: state.clone() };
         let tasks =
             vec![tokio::spawn(link.run(stop.clone())), tokio::spawn(taker.run(delivered, stop.clone()))];
-        Ok(Self { state, stop, tasks: tokio::sync::Mutex::new(tasks) })
+        let (tasks, host) = (tokio::sync::Mutex::new(tasks), tokio::sync::Mutex::new(host));
+        Ok(Self { state, stop, tasks, host })
     }
 
     /// How it is doing.
@@ -116,6 +131,9 @@ impl Subscriber {
         for task in self.tasks.lock().await.drain(..) {
             _ = task.await;
         }
+        if let Some(host) = self.host.lock().await.take() {
+            host.stopped().await;
+        }
     }
 }
 
@@ -125,7 +143,7 @@ impl Drop for Subscriber {
     }
 }
 
-fn options(url: &str, client_id: &str) -> Result<MqttOptions> {
+pub(super) fn options(url: &str, client_id: &str) -> Result<MqttOptions> {
     let wrong = |why: &str| Error::invalid(format!("the broker `{url}`: {why}; write mqtt://host:1883"));
     let parsed = Url::parse(url).map_err(|e| wrong(&e.to_string()))?;
     if !matches!(parsed.scheme(), "mqtt" | "tcp") {
@@ -135,16 +153,7 @@ fn options(url: &str, client_id: &str) -> Result<MqttOptions> {
         parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let mut options = MqttOptions::new(client_id, (host, parsed.port().unwrap_or(1883)));
-    options
-        .set_keep_alive(KEEP_ALIVE_S)
-        .set_clean_start(false)
-        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
-        .set_ack_mode(AckMode::Manual)
-        .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
-        .set_receive_maximum(Some(RECEIVE_MAXIMUM))
-        .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES))
-        .set_outgoing_inflight_upper_limit(OUTGOING_INFLIGHT)
-        .set_max_request_batch(REQUEST_BATCH);
+    options.set_keep_alive(KEEP_ALIVE_S);
     if !parsed.username().is_empty() {
         let password = parsed.password().unwrap_or("").to_owned();
         options.set_credentials(parsed.username(), password);
@@ -381,6 +390,6 @@ impl Taken {
 }
 
 /// Between half of `pause` and all of it, so that many clients do not come back at the same moment.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..1.0))
 }

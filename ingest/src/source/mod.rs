@@ -6,6 +6,7 @@
 mod connection;
 pub mod embedded;
 pub mod external;
+mod host;
 mod scanner;
 
 #[cfg(test)]

@@ -153,6 +153,33 @@ async fn content_type_and_user_properties_come_through_another_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_will_of_a_client_is_stored_when_it_ends_without_a_word() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let broker = broker(&world).await;
+    let connect = async |id: &str| {
+        let mut stream = TcpStream::connect(broker.local_addr()).await.expect("it connects");
+        let mut rest = b"\x00\x04MQTT\x04\x0e\x00\x3c".to_vec();
+        for text in [id, "devices/a/telemetry", r#"{"gone":true}"#] {
+            rest.extend_from_slice(&(text.len() as u16).to_be_bytes());
+            rest.extend_from_slice(text.as_bytes());
+        }
+        stream.write_all(&[&[0x10, rest.len() as u8], &rest[..]].concat()).await.expect("it writes");
+        let mut ack = [0; 4];
+        stream.read_exact(&mut ack).await.expect("a CONNACK");
+        assert_eq!((ack[0], ack[3]), (0x20, 0));
+        stream
+    };
+    let mut polite = connect("polite").await;
+    polite.write_all(&[0xe0, 0]).await.expect("it says DISCONNECT");
+    drop(polite);
+    drop(connect("rude").await);
+    world.decoded(1).await;
+    broker.stop().await;
+    assert_eq!(world.positions("events").await, [(1, 0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_arrive_together_share_an_fsync() {
     let dir = tempfile::tempdir().expect("a directory");
     let world = start(dir.path(), &[EVENTS]).await;

@@ -25,16 +25,20 @@ pub(crate) fn load(wal_dir: &Path) -> Result<(Redelivery, Seq)> {
 
 /// Replaces the file: afterwards it holds `window` or, after a crash, what it held before.
 pub(crate) fn save(wal_dir: &Path, window: &[u8]) -> Result<()> {
-    let path = path(wal_dir);
+    replace(&path(wal_dir), window)
+}
+
+/// Writes a file so that it is there whole or as it was before.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
-    let replace = || -> io::Result<()> {
+    let write = || -> io::Result<()> {
         let mut file = File::create(&temporary)?;
-        file.write_all(window)?;
+        file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(wal_dir)?.sync_all()
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
-    replace().map_err(|e| Error::io(format!("writing {}", path.display()), e))
+    write().map_err(|e| Error::io(format!("writing {}", path.display()), e))
 }
 
 fn path(wal_dir: &Path) -> PathBuf {

@@ -4,7 +4,7 @@
 //! (a full disk) is kept and tried again; nothing is acknowledged meanwhile, so the gateways wait.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -44,6 +44,11 @@ pub(crate) struct Wal {
 impl Wal {
     pub(crate) fn new(log: Log, window: Redelivery, dir: PathBuf) -> Self {
         Self { log, window, window_changed: false, dir }
+    }
+
+    /// Where the log and what belongs to it are kept.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Remembers a delivery under `seq`.

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use rule::{RuleDef, Severity};
 pub use stream::{
-    Compression, CsvDef, EventTimeDef, FieldType, Format, FutureEvents, StreamDef, TimeLimits, TimeUnitName,
-    UnknownFields, column_name,
+    Compression, CsvDef, EventTimeDef, FieldType, Format, FutureEvents, SPARKPLUG_COLUMNS, StreamDef,
+    TimeLimits, TimeUnitName, UnknownFields, column_name,
 };
 pub use view::{BatchSchedule, ViewDef};
 
@@ -188,7 +188,10 @@ fn parse_one(text: &str) -> Result<Definition, String> {
     }
     let context = |e: serde_saphyr::Error| format!("{kind} `{name}`: {e}");
     let def = match kind.as_str() {
-        "stream" => Definition::Stream(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
+        "stream" => {
+            let def: StreamDef = serde_saphyr::from_str(text).map_err(context)?;
+            Definition::Stream(Arc::new(def.complete()))
+        }
         "view" => Definition::View(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
         "rule" => Definition::Rule(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
         other => return Err(format!("`{other}` is no kind; it is one of stream, view, rule")),
@@ -316,7 +319,7 @@ notify: [ops-webhook]
                 _ => panic!("{more}: {outcome:?}"),
             }
         };
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|format| *format != Format::SparkplugB) {
             check(&format!("format: {}", format.word()), &[]);
         }
         let all = Format::ALL.map(Format::word);
@@ -335,6 +338,26 @@ notify: [ops-webhook]
         check("properties: [a-b, a b]", &["property `a b` collides with the column `a_b`"]);
         check("properties: [9]", &["property `9` cannot be a column name"]);
         check("properties: [event_time]", &["collides"]);
+    }
+
+    #[test]
+    fn a_sparkplug_stream_needs_no_topics_and_takes_no_times() {
+        let parse =
+            |more: &str| parse(&format!("kind: stream\nname: a\nformat: sparkplug_b\n{more}"), "test");
+        let documents = parse("").expect("it parses");
+        let Definition::Stream(def) = &documents[0].def else { panic!("a stream") };
+        assert_eq!(def.topics.iter().map(ToString::to_string).collect::<Vec<_>>(), ["spBv1.0/#"]);
+        parse("topics: [\"spBv1.0/{group_id}/+/{edge_node}/#\"]")
+            .expect("levels may have the names they have");
+        for (more, word) in [
+            ("topics: [\"a/#\"]", "must begin with `spBv1.0/`"),
+            ("topics: [\"spBv1.0/g/+/{device_id}\"]", "`device_id`"),
+            ("event_time: {field: ts}", "`event_time`"),
+            ("fields: {group_id: text}", "`group_id`"),
+        ] {
+            let error = parse(more).expect_err(more).to_string();
+            assert!(error.contains(word) && error.contains("sparkplug_b"), "{error}");
+        }
     }
 
     #[test]

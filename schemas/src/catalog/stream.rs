@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use payload::{Compression, CsvDef, Format};
 
 use super::{Kind, duration_text};
-use crate::layout::{DEVICE_ID, EVENT_TIME, RESERVED, timestamp_type};
+use crate::layout::{DEVICE_ID, EVENT_TIME, IS_HISTORICAL, RESERVED, timestamp_type};
 use crate::topic::{TopicPattern, is_name};
 
 /// Names that tables of the system have, and no stream may take.
@@ -31,7 +31,8 @@ pub struct StreamDef {
     pub kind: Kind,
     /// The table's name.
     pub name: String,
-    /// Which messages feed it. Named levels become text columns.
+    /// Which messages feed it. Named levels become text columns. Sparkplug B has a default, `spBv1.0/#`.
+    #[serde(default)]
     pub topics: Vec<TopicPattern>,
     /// How payloads are encoded.
     #[serde(default)]
@@ -115,9 +116,23 @@ impl StreamDef {
         }
     }
 
+    /// Fills in what follows from the format.
+    pub(super) fn complete(mut self) -> Self {
+        if self.topics.is_empty()
+            && self.format == Format::SparkplugB
+            && let Ok(all) = SPARKPLUG_TOPICS.parse()
+        {
+            self.topics.push(all);
+        }
+        self
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         if self.topics.is_empty() {
             return Err("`topics` is empty; give at least one MQTT filter".into());
+        }
+        if self.format == Format::SparkplugB {
+            self.check_sparkplug()?;
         }
         if SYSTEM_TABLES.contains(&self.name.as_str()) {
             return Err("the name is taken by a table of the system".into());
@@ -183,12 +198,49 @@ impl StreamDef {
         }
         self.csv.as_ref().map_or(Ok(()), CsvDef::check)
     }
+
+    /// Sparkplug B says itself what levels mean, which device an event is about, and when it happened.
+    fn check_sparkplug(&self) -> Result<(), String> {
+        let format = "with `format: sparkplug_b`";
+        if let Some(topic) = self.topics.iter().find(|topic| !topic.filter().starts_with(SPARKPLUG_ROOT)) {
+            return Err(format!("the topic `{topic}`, {format}, must begin with `{SPARKPLUG_ROOT}`"));
+        }
+        if self.topics.iter().any(|topic| topic.names().any(|name| name == DEVICE_ID)) {
+            return Err(format!(
+                "`{DEVICE_ID}` cannot name a topic level {format}: it is group, node and device"
+            ));
+        }
+        if self.event_time.is_some() {
+            return Err(format!("`event_time` cannot be set {format}: metrics have their own times"));
+        }
+        match self.fields.keys().find(|name| SPARKPLUG_COLUMNS.iter().any(|(column, _)| column == name)) {
+            Some(name) => {
+                Err(format!("the field name `{name}`, {format}, is taken by a column of the format"))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The name of the column for a field, a property or a sensor that is spelled `name`.
 pub fn column_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
+
+/// With what the topic of every Sparkplug message begins.
+const SPARKPLUG_ROOT: &str = "spBv1.0/";
+/// The topics of a Sparkplug stream that names none.
+const SPARKPLUG_TOPICS: &str = "spBv1.0/#";
+
+/// The columns that every Sparkplug stream has, in this order, before those of its metrics.
+pub const SPARKPLUG_COLUMNS: [(&str, FieldType); 6] = [
+    ("group_id", FieldType::Text),
+    ("edge_node", FieldType::Text),
+    ("message_type", FieldType::Text),
+    (IS_HISTORICAL, FieldType::Boolean),
+    ("is_transient", FieldType::Boolean),
+    ("properties", FieldType::Text),
+];
 
 /// The limits by which the event time of a stream advances, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,7 +37,10 @@ fn provenance(meta: &Meta) -> Vec<(HeaderName, HeaderValue)> {
         (ELAPSED_MS, format!("{:.3}", meta.elapsed_ms)),
         (FRONTIER, covered_by_all(meta).to_string()),
         (BATCH_GENERATION, generations.collect::<Vec<_>>().join(",")),
-        (META, serde_json::to_string(meta).ok().filter(|text| text.len() <= MAX_META_BYTES).unwrap_or_default()),
+        (
+            META,
+            serde_json::to_string(meta).ok().filter(|text| text.len() <= MAX_META_BYTES).unwrap_or_default(),
+        ),
     ];
     let values = texts.into_iter().filter(|(_, text)| !text.is_empty());
     values.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect()

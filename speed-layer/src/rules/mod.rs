@@ -15,6 +15,7 @@
 
 mod checkpoint;
 mod condition;
+mod historical;
 mod instance;
 mod instances;
 mod key;
@@ -26,6 +27,7 @@ mod target;
 
 pub use checkpoint::RulesCheckpoint;
 pub use condition::{Clause, Condition, Verdicts};
+pub(crate) use historical::without_historical;
 pub use instance::{Instance, Signal, Step, Timing};
 pub use rule::RuleStats;
 pub use set::{DEFAULT_MAX_INSTANCES, GroupPosition, Retargeted, RuleSet};

@@ -12,6 +12,7 @@ use iot_schemas::session::small_context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::historical::without_historical;
 use super::render;
 use super::rule::{Change, Rule, RuleStats, closing};
 use super::target::Target;
@@ -137,11 +138,15 @@ impl RuleSet {
         self.rules.iter().map(|(name, rule)| (name.clone(), rule.stats())).collect()
     }
 
-    /// Takes rows of a stream (its events) or of a view (its rows as they are now), in order.
+    /// Takes rows of a stream (its events) or of a view (its rows as they are now), in order. Rows whose column
+    /// `is_historical` is true are passed over.
     ///
     /// Costs the vectorised evaluation of each condition, and beyond that only rows that are true or whose
     /// instance is active.
     pub fn evaluate(&mut self, target: &str, rows: &RecordBatch, at: &GroupPosition) -> Vec<Transition> {
+        // Filtering by a mask of the same length does not fail; if it did, an alert too many is the lesser evil.
+        let live = without_historical(rows).unwrap_or_default();
+        let rows = live.as_ref().unwrap_or(rows);
         let mut found: Vec<(Change, Arc<RuleDef>, Arc<Target>)> = Vec::new();
         for rule in self.rules.values_mut().filter(|rule| rule.target.name == target) {
             let changes = rule.evaluate(rows, at.now);

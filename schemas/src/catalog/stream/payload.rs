@@ -11,6 +11,8 @@ pub enum Format {
     /// A JSON object, or an array of objects.
     #[default]
     Json,
+    /// Sparkplug B: births, data and deaths of edge nodes and their devices, as protobuf.
+    SparkplugB,
     /// Lines of InfluxDB's line protocol.
     LineProtocol,
     /// A CBOR map, or an array of maps (RFC 8949).
@@ -47,8 +49,9 @@ const CONTENT_TYPES: [(&str, Format); 14] = [
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Json,
+        Self::SparkplugB,
         Self::LineProtocol,
         Self::Cbor,
         Self::Msgpack,
@@ -62,6 +65,7 @@ impl Format {
     pub fn word(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::SparkplugB => "sparkplug_b",
             Self::LineProtocol => "line_protocol",
             Self::Cbor => "cbor",
             Self::Msgpack => "msgpack",

@@ -208,3 +208,29 @@ fn rules_and_log_agree_again_after_a_change_around_a_crash() {
         [("r", "b 1 firing".to_owned(), None), ("old", "a 1 resolved".to_owned(), Some(AlertState::Firing))];
     assert_eq!(states, expect);
 }
+
+#[test]
+fn historical_rows_are_passed_over() {
+    let with = |historical: Vec<Option<bool>>| {
+        let samples = [("a", 1, HOT), ("b", 2, HOT), ("c", 3, COLD)];
+        let batch = rows(&samples);
+        let mut fields = batch.schema().fields().to_vec();
+        fields.push(Arc::new(Field::new(layout::IS_HISTORICAL, DataType::Boolean, true)));
+        let mut columns = batch.columns().to_vec();
+        columns.push(Arc::new(arrow::array::BooleanArray::from(historical)));
+        let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+        RecordBatch::try_new(schema, columns).expect("columns of one length")
+    };
+    let check = |historical: [Option<bool>; 3], expect: &[&str]| {
+        let mut set = set("when: temp > 80");
+        let found = told(&set.evaluate("s", &with(historical.to_vec()), &at(1)));
+        assert_eq!(found, expect, "{historical:?}");
+    };
+    check([Some(false), None, None], &["a 1 firing", "b 2 firing"]);
+    check([Some(true), Some(false), Some(true)], &["b 2 firing"]);
+    check([Some(true); 3], &[]);
+    // Neither do they end an alert.
+    let mut set = set("when: temp > 80");
+    set.evaluate("s", &rows(&[("c", 1, HOT)]), &at(1));
+    assert!(set.evaluate("s", &with(vec![Some(true); 3]), &at(2)).is_empty());
+}
