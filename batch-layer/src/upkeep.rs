@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
-use datafusion::common::Column;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use futures::{Stream, StreamExt, TryStreamExt};
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
 use iot_schemas::session::context;
@@ -106,6 +106,35 @@ pub async fn compact_state(
         report.files_merged += files.len();
     }
     Ok(report)
+}
+
+/// Deletes the rows whose `column` lies before `before` (microseconds since 1970), all in one commit, and returns how
+/// many they were.
+///
+/// Files that hold none are not read: the table's log knows their lowest value.
+pub async fn expire_rows(table: &Table, column_name: &str, before: i64) -> Result<u64> {
+    let snapshot = table.snapshot();
+    let before = lit(ScalarValue::TimestampMicrosecond(Some(before), Some("UTC".into())));
+    let (mut files, mut expired) = (Vec::new(), 0);
+    for file in snapshot.files() {
+        let provider = snapshot.provider_of(std::slice::from_ref(&file)).await?;
+        let old = LogicalPlanBuilder::scan("files", provider_as_source(provider), None)?
+            .filter(column(column_name).lt(before.clone()))?
+            .project([column(column_name)])?;
+        let count = |n, batch: RecordBatch| async move { Ok(n + batch.num_rows() as u64) };
+        let old = stream(old.build()?).await?.try_fold(0, count).await?;
+        if old > 0 {
+            files.push(file);
+            expired += old;
+        }
+    }
+    if expired > 0 {
+        let provider = snapshot.provider_of(&files).await?;
+        let kept = LogicalPlanBuilder::scan("files", provider_as_source(provider), None)?
+            .filter(column(column_name).gt_eq(before))?;
+        table.retain(&files, stream(kept.build()?).await?).await?;
+    }
+    Ok(expired)
 }
 
 /// Deletes what no reader needs any longer.

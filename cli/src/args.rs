@@ -7,10 +7,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use iot_ingest::source::address::BrokerUrl;
+use iot_ingest::source::external::Remote;
+use iot_ingest::source::secret::Secret;
+use iot_ingest::source::tls::ClientTls;
 
 use crate::commands::{
     alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, late, publish, query, replay,
-    serve, simulate, status, tap, validate, verify,
+    serve, simulate, status, tap, token, user, validate, verify,
 };
 use crate::exit::Failure;
 use crate::line::Location;
@@ -39,7 +43,7 @@ pub enum Command {
     /// Everything in one process, with a simulated fleet: the way to see what this is.
     Demo(demo::DemoArgs),
     /// Run the services.
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Put the definitions of streams, views and rules in force.
     Apply(apply::ApplyArgs),
     /// Show what `apply` would change.
@@ -58,7 +62,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Look at alerts.
     Alerts(alerts::AlertsArgs),
-    /// Look at messages that could not be decoded.
+    /// Look at messages that could not be decoded, replay or drop them.
     Dead(dead::DeadArgs),
     /// Look at events that came late, or from too far in the future.
     Late(late::LateArgs),
@@ -72,6 +76,10 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     /// Show the health and the counters of a server.
     Status(status::StatusArgs),
+    /// Who may log in to the embedded broker.
+    User(user::UserArgs),
+    /// Who may use HTTP.
+    Token(token::TokenArgs),
     /// Check catalog files without a server.
     Validate(validate::ValidateArgs),
     /// Print the completions of a shell.
@@ -86,7 +94,7 @@ pub struct ServerArgs {
     pub url: Option<String>,
     /// The token that the server asks for.
     #[arg(long, env = "IOTCTL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
 }
 
 impl ServerArgs {
@@ -119,9 +127,64 @@ impl LocationArgs {
 /// How to reach an MQTT broker.
 #[derive(Debug, Clone, Args)]
 pub struct MqttArgs {
-    /// The broker: `HOST:PORT`, `mqtt://[USER:PASSWORD@]HOST:PORT` or `mqtts://...`.
+    /// The broker: `HOST:PORT`, `mqtt://[USER[:PASSWORD]@]HOST:PORT` or `mqtts://...`.
     #[arg(long, env = "IOTCTL_MQTT", value_name = "ADDR", default_value = DEFAULT_MQTT, hide_env_values = true)]
-    pub mqtt: String,
+    pub mqtt: BrokerAddress,
+    /// The user to log in as.
+    #[arg(long, env = "IOTCTL_MQTT_USER", value_name = "NAME")]
+    pub mqtt_user: Option<String>,
+    /// A file whose first line is the password; IOTCTL_MQTT_PASSWORD holds the password itself.
+    #[arg(long, env = "IOTCTL_MQTT_PASSWORD_FILE", value_name = "FILE")]
+    pub mqtt_password_file: Option<PathBuf>,
+    // For the environment: other users of a machine can read command lines.
+    #[arg(long, env = "IOTCTL_MQTT_PASSWORD", hide = true, hide_env_values = true)]
+    mqtt_password: Option<Secret>,
+    /// The authorities that may have signed the broker's certificate (PEM) [default: those of the system].
+    #[arg(long, env = "IOTCTL_MQTT_CA", value_name = "FILE")]
+    pub mqtt_ca: Option<PathBuf>,
+    /// Our client certificate (PEM).
+    #[arg(long, env = "IOTCTL_MQTT_CERT", value_name = "FILE", requires = "mqtt_key")]
+    pub mqtt_cert: Option<PathBuf>,
+    /// The private key of our client certificate (PEM).
+    #[arg(long, env = "IOTCTL_MQTT_KEY", value_name = "FILE", requires = "mqtt_cert")]
+    pub mqtt_key: Option<PathBuf>,
+}
+
+impl MqttArgs {
+    /// The broker, and how to get in.
+    pub fn remote(&self, client_id: impl Into<String>) -> anyhow::Result<Remote> {
+        let password = match &self.mqtt_password_file {
+            Some(file) => Some(Secret::from_file(file)?),
+            None => self.mqtt_password.clone(),
+        };
+        let tls = ClientTls {
+            ca: self.mqtt_ca.clone(),
+            certificate: self.mqtt_cert.clone(),
+            key: self.mqtt_key.clone(),
+        };
+        let user = self.mqtt_user.clone();
+        Ok(Remote { user, password, tls, ..Remote::new(self.mqtt.url()?, client_id) })
+    }
+}
+
+/// A broker's address as it was typed. It is looked at later, because clap would print a wrong one, with the
+/// password in it.
+#[derive(Debug, Clone)]
+pub struct BrokerAddress(Result<BrokerUrl, String>);
+
+impl BrokerAddress {
+    /// The address, if it is one.
+    pub fn url(&self) -> Result<BrokerUrl, Failure> {
+        self.0.clone().map_err(Failure::usage)
+    }
+}
+
+impl FromStr for BrokerAddress {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.parse().map_err(|e: iot_schemas::Error| e.to_string())))
+    }
 }
 
 /// Which part of a view answers.
@@ -193,7 +256,13 @@ mod tests {
             "iotctl alerts show abc",
             "iotctl alerts watch",
             "iotctl dead list --limit 5",
+            "iotctl dead list --status open --stream readings --reason number",
             "iotctl dead show n1:7",
+            "iotctl dead show n1:7/readings --raw",
+            "iotctl dead replay n1:7 n1:8/readings --note fixed",
+            "iotctl dead replay --stream readings --reason number --where _seq>5",
+            "iotctl dead drop n1:7 --reason nonsense",
+            "iotctl serve --dead-retention 7d",
             "iotctl tap view climate_1m --device-id a --closed --limit 5 --for 2s",
             "iotctl tap late --stream readings --limit 1",
             "iotctl late list --stream readings --device a --limit 5",
@@ -201,6 +270,12 @@ mod tests {
             "iotctl simulate --devices 5 --rate 100 --for 2s --seed 1",
             "iotctl replay f.csv --speed 60 --topic devices/{name}/telemetry --limit 5 --shuffle-late 0.2 --seed 3",
             "iotctl status --token t",
+            "iotctl user add oven-1 --file users",
+            "iotctl token create grafana --scope read --file tokens",
+            "iotctl token list --file tokens",
+            "iotctl serve --http 0.0.0.0:8080 --tokens tokens --token-on-loopback",
+            "iotctl publish a b --mqtt mqtts://h --mqtt-ca ca.pem --mqtt-cert c.pem --mqtt-key k.pem",
+            "iotctl serve --mqtts 0.0.0.0:8883 --tls-cert c --tls-key k --users users --insecure",
             "iotctl validate a.yaml b.yaml",
             "iotctl completions zsh",
             "iotctl demo --devices 12 --for 60s --ephemeral",
@@ -213,6 +288,18 @@ mod tests {
     fn a_wrong_duration_says_how_to_write_one() {
         let error = parse("iotctl query --watch often").expect_err("no duration").to_string();
         assert!(error.contains("500ms"), "{error}");
+    }
+
+    #[test]
+    fn nothing_prints_a_password() {
+        let line = "iotctl publish a b --mqtt mqtt://u:hunter2@h:99999 --mqtt-password hunter2";
+        let status = parse("iotctl status --token hunter2").expect("a line");
+        assert!(!format!("{status:?}").contains("hunter2"), "{status:?}");
+        let cli = parse(line).expect("it is looked at later");
+        assert!(!format!("{cli:?}").contains("hunter2"), "{cli:?}");
+        let Command::Publish(publish) = cli.command else { panic!("not publish") };
+        let error = publish.mqtt.remote("id").expect_err("no port").to_string();
+        assert!(error.contains("port") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
+use iot_ingest::source::external::Remote;
 use rand::RngExt;
 use rumqttc::{
     AsyncClient, Broker, ClientError, ConnectionError, Event, EventLoop, MqttOptions, Packet,
@@ -20,8 +21,8 @@ use rumqttc::{
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use url::Url;
 
+use crate::args::MqttArgs;
 use crate::exit::Failure;
 
 /// How many messages may be on their way at once: enough for a group commit on the other side to be worth its
@@ -43,16 +44,21 @@ const REQUEST_BATCH: usize = 256;
 /// Where to publish and how much at once.
 #[derive(Debug, Clone)]
 pub struct PublisherOptions {
-    /// `HOST:PORT`, `mqtt://[USER:PASSWORD@]HOST[:PORT]` or `mqtts://...`.
-    pub address: String,
+    /// The broker, and how to get in.
+    pub remote: Remote,
     /// How many messages may be unacknowledged at once.
     pub in_flight: u16,
 }
 
 impl PublisherOptions {
-    /// The broker at `address`, with the usual number of messages in flight.
-    pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), in_flight: DEFAULT_IN_FLIGHT }
+    /// The broker that was named on the command line, with the usual number of messages in flight.
+    pub fn new(args: &MqttArgs) -> Result<Self> {
+        Ok(Self { remote: args.remote(client_id())?, in_flight: DEFAULT_IN_FLIGHT })
+    }
+
+    /// A broker that lets everybody in, with the usual number of messages in flight.
+    pub fn open(address: &str) -> Result<Self> {
+        Ok(Self { remote: Remote::new(address.parse()?, client_id()), in_flight: DEFAULT_IN_FLIGHT })
     }
 }
 
@@ -136,7 +142,7 @@ impl Publisher {
             last_refusal: None,
             link,
             driver,
-            address: options.address,
+            address: options.remote.url.to_string(),
         };
         publisher.wait_for_first_connection().await?;
         Ok(publisher)
@@ -343,10 +349,14 @@ fn publish_options(message: &Message) -> Result<PublishOptions> {
     }))
 }
 
+fn client_id() -> String {
+    format!("iotctl-{:016x}", rand::rng().random::<u64>())
+}
+
 fn mqtt_options(options: &PublisherOptions) -> Result<MqttOptions> {
-    let target = Target::parse(&options.address)?;
-    let client_id = format!("iotctl-{:016x}", rand::rng().random::<u64>());
-    let mut mqtt = MqttOptions::new(client_id, Broker::tcp(target.host, target.port));
+    let remote = &options.remote;
+    let broker = Broker::tcp(remote.url.host.clone(), remote.url.port);
+    let mut mqtt = MqttOptions::new(&remote.client_id, broker);
     mqtt.set_session_mode(SessionMode::Persistent)
         .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
         .set_connect_timeout(CONNECT_TIMEOUT)
@@ -354,53 +364,13 @@ fn mqtt_options(options: &PublisherOptions) -> Result<MqttOptions> {
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_outgoing_inflight_upper_limit(options.in_flight)
         .set_max_request_batch(REQUEST_BATCH);
-    if let Some((user, password)) = target.credentials {
-        mqtt.set_credentials(user, password);
+    if let Some((user, password)) = remote.credentials() {
+        mqtt.set_credentials(user, password.to_owned());
     }
-    if target.tls {
-        mqtt.set_transport(Transport::try_tls_with_default_config().context("cannot set up TLS")?);
+    if let Some(tls) = remote.tls_configuration()? {
+        mqtt.set_transport(Transport::tls_with_config(tls));
     }
     Ok(mqtt)
-}
-
-/// A broker's address, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    host: String,
-    port: u16,
-    tls: bool,
-    credentials: Option<(String, String)>,
-}
-
-impl Target {
-    fn parse(address: &str) -> Result<Self> {
-        let wrong = || {
-            Failure::usage(format!("`{address}` is no broker address"))
-                .hint("write HOST:PORT, mqtt://HOST:PORT or mqtts://HOST:PORT")
-        };
-        let with_scheme =
-            if address.contains("://") { address.to_owned() } else { format!("mqtt://{address}") };
-        let url = Url::parse(&with_scheme).map_err(|_| wrong())?;
-        let tls = match url.scheme() {
-            "mqtt" | "tcp" => false,
-            "mqtts" | "ssl" | "tls" => true,
-            _ => bail!(wrong()),
-        };
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(wrong)?.to_owned();
-        let port = url.port().unwrap_or(if tls { 8883 } else { 1883 });
-        let credentials = (!url.username().is_empty())
-            .then(|| (unescape(url.username()), unescape(url.password().unwrap_or_default())));
-        Ok(Self { host, port, tls, credentials })
-    }
-}
-
-/// Undoes the `%` escapes of a URL.
-fn unescape(text: &str) -> String {
-    let query = format!("x={}", text.replace('+', "%2B"));
-    url::form_urlencoded::parse(query.as_bytes())
-        .next()
-        .map(|(_, value)| value.into_owned())
-        .unwrap_or_default()
 }
 
 fn qos(level: u8) -> Result<QoS> {

@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 
 use iot_schemas::Result;
 use iot_schemas::catalog::StreamDef;
+use iot_schemas::dead::DeadAction;
 use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
 
-use crate::dead_letter::{DEAD, DeadLetter, DeadLetters};
+use crate::dead_letter::{DEAD, DeadLetter, DeadLetters, Resolution};
 use crate::decode::{Captures, Origin, Rebirth, StreamDecoder};
 use crate::route::{TopicCache, matches};
 use crate::stream::Stream;
@@ -70,7 +71,7 @@ pub(crate) struct GroupDecoder {
 
 impl GroupDecoder {
     pub(crate) fn new(node: NodeId, lanes: Vec<Lane>, rebirth_every: Duration) -> Self {
-        let (routes, dead) = Default::default();
+        let (routes, dead) = (TopicCache::default(), DeadLetters::new(node.clone()));
         Self { node, lanes, routes, dead, rebirths: None, rebirth_every, has_saved_nodes: false }
     }
 
@@ -134,50 +135,108 @@ impl GroupDecoder {
     }
 
     fn message(&mut self, record: &Record<'_>, seq: Seq, decoded: &mut DecodedGroup) {
-        let routes = match self.routes.get(record.topic) {
-            Some(routes) => routes,
-            None => self.routes.put(record.topic, self.find_routes(record.topic)),
+        if let Some(resolution) = record.resolution {
+            return self.resolve(record, resolution, seq, decoded);
+        }
+        for route in self.routes(record.topic).iter() {
+            self.event(route, record, seq, None, decoded);
+        }
+    }
+
+    /// A message for one stream; `retry_of` is its first dead letter if it comes from a replay.
+    fn event(
+        &mut self,
+        route: &Route,
+        record: &Record<'_>,
+        seq: Seq,
+        retry_of: Option<&str>,
+        decoded: &mut DecodedGroup,
+    ) {
+        let lane = &mut self.lanes[route.lane];
+        let origin = Origin {
+            topic: record.topic,
+            captures: &route.captures,
+            arrival: record.arrival,
+            seq,
+            content_type: record.content_type,
+            user_properties: record.user_properties,
         };
-        for route in routes.iter() {
-            let lane = &mut self.lanes[route.lane];
-            let origin = Origin {
-                topic: record.topic,
-                captures: &route.captures,
-                arrival: record.arrival,
+        let outcome = match record.cut_from {
+            Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
+            None => lane.decoder.decode(record.payload, origin),
+        };
+        if let Some(nodes) = lane.decoder.nodes()
+            && let Some(rebirth) = nodes.lock().rebirth(record.arrival, self.rebirth_every)
+            && let Some(rebirths) = &self.rebirths
+            && rebirths.try_send(rebirth).is_err()
+        {
+            // The node will be asked again when it next sends something that cannot be read.
+            tracing::debug!("a request for a rebirth was not sent: too many are waiting");
+        }
+        match outcome {
+            Ok(events) => {
+                decoded.events += events as u64;
+                lane.stream.count(events as u64, 0);
+            }
+            Err(reason) => {
+                lane.stream.count(0, 1);
+                let stream = lane.stream.name.clone();
+                self.dead_letter(&stream, record, &reason, seq, retry_of, decoded);
+            }
+        }
+    }
+
+    /// What was decided about a dead letter. The decision counts whatever becomes of the message.
+    fn resolve(&mut self, record: &Record<'_>, json: &[u8], seq: Seq, decoded: &mut DecodedGroup) {
+        let Ok(done) = serde_json::from_slice::<Resolution>(json) else {
+            tracing::error!(
                 seq,
-                content_type: record.content_type,
-                user_properties: record.user_properties,
-            };
-            let outcome = match record.cut_from {
-                Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
-                None => lane.decoder.decode(record.payload, origin),
-            };
-            if let Some(nodes) = lane.decoder.nodes()
-                && let Some(rebirth) = nodes.lock().rebirth(record.arrival, self.rebirth_every)
-                && let Some(rebirths) = &self.rebirths
-                && rebirths.try_send(rebirth).is_err()
-            {
-                // The node will be asked again when it next sends something that cannot be read.
-                tracing::debug!("a request for a rebirth was not sent: too many are waiting");
-            }
-            match outcome {
-                Ok(events) => {
-                    decoded.events += events as u64;
-                    lane.stream.count(events as u64, 0);
-                }
-                Err(reason) => {
-                    decoded.dead_letters += 1;
-                    lane.stream.count(0, 1);
-                    self.dead.push(DeadLetter {
-                        stream: &lane.stream.name,
-                        topic: record.topic,
-                        payload: record.payload,
-                        reason: &reason,
-                        received_at: record.arrival,
-                        seq,
-                    });
+                "a decision about a dead letter cannot be read by this version; it is skipped"
+            );
+            return;
+        };
+        if done.action == DeadAction::Replay {
+            let routes = self.routes(record.topic);
+            let first = Some(done.first.as_str());
+            match routes.iter().find(|route| *self.lanes[route.lane].stream.name == *done.stream) {
+                Some(route) => self.event(route, record, seq, first, decoded),
+                None => {
+                    let reason = format!("the stream `{}` does not take this topic any more", done.stream);
+                    self.dead_letter(&done.stream, record, &reason, seq, first, decoded);
                 }
             }
+        }
+        self.dead.push_action(&done, record.topic, seq);
+    }
+
+    fn dead_letter(
+        &mut self,
+        stream: &str,
+        record: &Record<'_>,
+        reason: &str,
+        seq: Seq,
+        retry_of: Option<&str>,
+        decoded: &mut DecodedGroup,
+    ) {
+        decoded.dead_letters += 1;
+        self.dead.push(DeadLetter {
+            stream,
+            topic: record.topic,
+            payload: record.payload,
+            reason,
+            received_at: record.arrival,
+            seq,
+            cut_from: record.cut_from,
+            retry_of,
+            content_type: record.content_type,
+            user_properties: record.user_properties,
+        });
+    }
+
+    fn routes(&mut self, topic: &str) -> Arc<Vec<Route>> {
+        match self.routes.get(topic) {
+            Some(routes) => routes,
+            None => self.routes.put(topic, self.find_routes(topic)),
         }
     }
 
@@ -205,6 +264,6 @@ impl GroupDecoder {
                 decoded.batches.push((i, batch(lane.stream.name.clone(), rows)));
             }
         }
-        decoded.dead = self.dead.finish(&self.node).map(|rows| batch(DEAD.into(), rows));
+        decoded.dead = self.dead.finish().map(|rows| batch(DEAD.into(), rows));
     }
 }

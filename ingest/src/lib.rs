@@ -58,7 +58,7 @@ mod wal;
 mod tests;
 
 pub use config::{IngestConfig, SparkplugConfig};
-pub use dead_letter::{DEAD, dead_schema};
+pub use dead_letter::{DEAD, Resolution, dead_schema};
 pub use decode::{NodeStatus, Rebirth};
 pub use message::{
     Delivery, MAX_USER_PROPERTIES, MAX_USER_PROPERTY_BYTES, Message, Properties, Receipt, Refused, Ticket,

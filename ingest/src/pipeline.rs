@@ -23,7 +23,7 @@ use iot_schemas::table::{Store, Table};
 use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
-use crate::dead_letter::DEAD;
+use crate::dead_letter::{DEAD, Resolution};
 use crate::decode::{NodeStatus, Nodes, Rebirth};
 use crate::epoch::{Control, EpochThread};
 use crate::group::{GroupDecoder, Lane};
@@ -248,6 +248,19 @@ impl Ingest {
         Ok(ticket)
     }
 
+    /// Takes a decision about a dead letter, together with its message if that is to go through ingest again.
+    ///
+    /// The two are one record of the log. The message is decoded for the letter's stream only, as of its first arrival.
+    pub async fn resolve(&self, message: Message, resolution: Resolution) -> Result<Ticket, Refused> {
+        let permits = self.permits(&message);
+        let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| Refused::Closed)?;
+        let (mut waiting, ticket) = self.waiting(message, room);
+        waiting.arrival = resolution.received_at;
+        waiting.resolution = Some(Box::new(resolution));
+        self.input.send(Input::Message(waiting)).await.map_err(|_| Refused::Closed)?;
+        Ok(ticket)
+    }
+
     /// Like [`Self::enqueue`], but refuses instead of waiting when the queue is full.
     pub fn try_enqueue(&self, message: Message) -> Result<Ticket, Refused> {
         if let Some(settled) = self.settle_at_once(&message)? {
@@ -261,6 +274,11 @@ impl Ingest {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Full),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Refused::Closed),
         }
+    }
+
+    /// Counts a message that was refused because its sender may not send it.
+    pub(crate) fn count_unauthorized(&self) {
+        add(&self.counters.unauthorized, 1);
     }
 
     /// Whether a stream wants messages of this topic.
@@ -429,8 +447,8 @@ impl Ingest {
 
     fn waiting(&self, message: Message, room: OwnedSemaphorePermit) -> (Waiting, Ticket) {
         let (reply, answer) = oneshot::channel();
-        let arrival = self.clock.now_micros();
-        (Waiting { message, arrival, reply, _room: room }, Ticket::waiting(answer))
+        let (arrival, resolution) = (self.clock.now_micros(), None);
+        (Waiting { message, arrival, resolution, reply, _room: room }, Ticket::waiting(answer))
     }
 
     async fn control(&self, control: Control) -> Result<()> {

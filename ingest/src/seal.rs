@@ -105,9 +105,10 @@ impl Sealer {
         batches: Vec<MicroBatch>,
         seq: Seq,
     ) -> Result<()> {
-        if *stream.name != *DEAD {
-            stream.table.evolve(&with_date_field(schema)).await?;
-        }
+        match *stream.name == *DEAD {
+            true => stream.table.evolve(schema).await?,
+            false => stream.table.evolve(&with_date_field(schema)).await?,
+        };
         let schema = schema.clone();
         let rows = blocking("arranging rows", move || arrange(&join_all(&batches, &schema)?)).await?;
         let frontier = [(self.node.clone(), seq)].into_iter().collect();

@@ -20,6 +20,8 @@ pub struct IngestStats {
     pub redelivered: u64,
     /// Messages whose topic no stream wants.
     pub ignored: u64,
+    /// Messages that the embedded broker refused because their sender may not publish to their topic.
+    pub unauthorized: u64,
     /// Groups written to the log.
     pub groups: u64,
     /// Group fsyncs that succeeded.
@@ -67,6 +69,7 @@ pub(crate) struct Counters {
     pub(crate) dead_letters: AtomicU64,
     pub(crate) redelivered: AtomicU64,
     pub(crate) ignored: AtomicU64,
+    pub(crate) unauthorized: AtomicU64,
     pub(crate) groups: AtomicU64,
     pub(crate) fsyncs: AtomicU64,
     pub(crate) bytes: AtomicU64,
@@ -103,6 +106,7 @@ impl Counters {
             dead_letters: get(&self.dead_letters),
             redelivered: get(&self.redelivered),
             ignored: get(&self.ignored),
+            unauthorized: get(&self.unauthorized),
             groups: get(&self.groups),
             fsyncs: get(&self.fsyncs),
             bytes: get(&self.bytes),

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod catalog;
 pub mod clock;
 pub mod control;
+pub mod dead;
 pub mod error;
 pub mod functions;
 pub mod gapfill;

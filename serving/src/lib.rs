@@ -4,6 +4,7 @@
 //! [`verify`] proves its answers; [`http`] is the outside.
 
 mod dashboard;
+pub mod dead;
 pub mod engine;
 pub mod http;
 mod live;
@@ -13,4 +14,5 @@ pub mod verify;
 
 pub use engine::{QueryEngine, QueryLimits};
 pub use live::view_hub::ViewFeeds;
+pub use query::{Layer, Queries, QueryRequest};
 pub use tables::{Sources, SystemTables};

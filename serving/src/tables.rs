@@ -16,6 +16,7 @@ use iot_schemas::raw::{RawSnapshot, RawStreams};
 use iot_schemas::view::{Layer, ViewSnapshot};
 use parking_lot::Mutex;
 
+use crate::dead::letters;
 use crate::query::{StreamMeta, ViewMeta};
 
 /// The name of the dead-letter table.
@@ -96,7 +97,10 @@ impl Tables {
         if self.sources.views.names().iter().any(|view| &**view == name) {
             return Ok(Some(self.view(name)?.rows(self.layer).await?));
         }
-        if name == DEAD || self.sources.raw.definition(name).is_some() {
+        if name == DEAD {
+            return Ok(Some(letters(self.stream(name)?.events().await?)?));
+        }
+        if self.sources.raw.definition(name).is_some() {
             return Ok(Some(self.stream(name)?.events().await?));
         }
         self.sources.system.rows(name).await

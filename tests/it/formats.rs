@@ -102,7 +102,7 @@ fn publish(server: &Server, messages: Vec<Message>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let address = server.mqtt.expect("the broker is embedded").to_string();
-        let options = PublisherOptions::new(address);
+        let options = PublisherOptions::open(&address).expect("an address");
         let mut publisher = Publisher::connect(options).await.expect("the broker is there");
         for message in messages {
             publisher.publish(message).await.expect("it is on its way");

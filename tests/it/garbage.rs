@@ -270,7 +270,8 @@ fn runtime() -> tokio::runtime::Runtime {
 
 async fn connect(server: &Server) -> Publisher {
     let address = server.mqtt.expect("the broker is embedded").to_string();
-    let options = PublisherOptions { in_flight: 100, ..PublisherOptions::new(address) };
+    let options =
+        PublisherOptions { in_flight: 100, ..PublisherOptions::open(&address).expect("an address") };
     let connected = tokio::time::timeout(Duration::from_secs(10), Publisher::connect(options)).await;
     connected.expect("in time").expect("the broker is there")
 }

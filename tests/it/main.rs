@@ -1,9 +1,11 @@
 //! The whole line, tested from outside: one binary, one module per promise.
 
+mod access;
 mod aggregates;
 mod alerts_stream;
 mod analyst_sql;
 mod crash;
+mod dead_letters;
 mod event_time;
 mod exactness;
 mod formats;

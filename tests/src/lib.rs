@@ -117,6 +117,8 @@ pub struct Server {
     pub http: SocketAddr,
     /// Where the embedded broker listens.
     pub mqtt: Option<SocketAddr>,
+    /// Where it listens for what (`mqtts`, `ws`, ...).
+    listening: Vec<(String, SocketAddr)>,
     extra: Vec<String>,
 }
 
@@ -139,19 +141,22 @@ impl Server {
             .spawn()
             .expect("iotctl starts");
         let stdout = child.stdout.take().expect("piped");
-        let (mut http, mut mqtt) = (None, None);
+        let mut listening = Vec::new();
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             match line.split_whitespace().collect::<Vec<_>>().as_slice() {
-                ["listening", "http", addr] => http = addr.parse().ok(),
-                ["listening", "mqtt", addr] => mqtt = addr.parse().ok(),
+                ["listening", what, addr] => {
+                    listening.extend(addr.parse().ok().map(|addr: SocketAddr| (what.to_string(), addr)));
+                }
                 ["ready"] => break,
                 _ => {}
             }
         }
         let log = || std::fs::read_to_string(data_dir.with_extension("stderr")).unwrap_or_default();
+        let find = |what| listening.iter().find(|(name, _)| name == what).map(|(_, addr)| *addr);
+        let (http, mqtt) = (find("http"), find("mqtt"));
         let http = http.unwrap_or_else(|| panic!("the server did not start: {}", log()));
         let extra = extra.iter().map(ToString::to_string).collect();
-        Self { child, data_dir: data_dir.to_owned(), http, mqtt, extra }
+        Self { child, data_dir: data_dir.to_owned(), http, mqtt, listening, extra }
     }
 
     /// Kills it with SIGKILL and starts it again on the same ports and directory.
@@ -230,6 +235,17 @@ impl Server {
         let mut all = args.to_vec();
         all.extend(["--url", &url]);
         run(&all, stdin)
+    }
+
+    /// The port on which it listens for `mqtt`, `mqtts`, `ws`, `wss` or `http`.
+    pub fn port(&self, what: &str) -> u16 {
+        let found = self.listening.iter().find(|(name, _)| name == what);
+        found.unwrap_or_else(|| panic!("it does not listen for {what}")).1.port()
+    }
+
+    /// What it has said on stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data_dir.with_extension("stderr")).unwrap_or_default()
     }
 
     /// The embedded broker's address as a URL.
@@ -364,11 +380,16 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// Starts one on a free port; `None` with a printed reason where it is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_with("allow_anonymous true\n")
+    }
+
+    /// Starts one with these settings for its listener.
+    pub fn start_with(settings: &str) -> Option<Self> {
         let program = external("mosquitto")?;
         let dir = tempfile::tempdir().expect("a directory");
         let port = free_port();
         let config = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
+            "listener {port} 127.0.0.1\n{settings}persistence true\npersistence_location {}/\n\
              max_queued_messages 0\nmax_inflight_messages 0\n",
             dir.path().display()
         );

@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
+use iot_ingest::source::secret::Secret;
 use iot_schemas::alert::Transition;
 use iot_schemas::batch::{BatchReport, BatchRequest};
 use iot_schemas::catalog::Kind;
 use iot_schemas::control::{Applied, VerifyReport};
+use iot_schemas::dead::{DeadAction, DeadReport, DeadRequest};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -38,7 +40,7 @@ const META_PREFIX: &str = "x-iot-";
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    token: Option<Secret>,
 }
 
 /// A query's answer and where it came from.
@@ -131,6 +133,18 @@ impl Client {
         self.reports(request).await
     }
 
+    /// Replays or drops dead letters.
+    pub async fn resolve_dead(&self, request: &DeadRequest) -> Result<DeadReport> {
+        let path = match request.action {
+            DeadAction::Replay => "/v1/dead/replay",
+            DeadAction::Drop => "/v1/dead/drop",
+        };
+        let mut body = serde_json::to_value(&request.selection)?;
+        body["by"] = request.by.clone().into();
+        body["note"] = request.note.clone().into();
+        self.json(self.request(Method::POST, path)?.json(&body)).await
+    }
+
     /// Counters, frontiers, sizes and health of all layers.
     pub async fn status(&self) -> Result<Value> {
         self.json(self.request(Method::GET, "/v1/status")?).await
@@ -177,7 +191,7 @@ impl Client {
 
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.bearer_auth(token.expose()),
             None => request,
         }
     }
@@ -370,7 +384,7 @@ mod tests {
 
     #[test]
     fn names_are_escaped_in_paths() {
-        let args = ServerArgs { url: Some("http://h:1/base/".to_owned()), token: Some("t".to_owned()) };
+        let args = ServerArgs { url: Some("http://h:1/base/".to_owned()), token: Some(Secret::new("t")) };
         let client = Client::new(&args).expect("a client");
         let request =
             client.definition(Method::GET, Kind::View, "a/b").expect("a request").build().expect("built");

@@ -11,6 +11,7 @@ use iot_ingest::IngestConfig;
 use iot_schemas::alert::{AlertFeed, AlertState, Transition, micros_rfc3339};
 use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
+use iot_serving::http::auth::HttpAccess;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::serve::{DEFAULT_HTTP, DEFAULT_MQTT, wait_for_signal};
@@ -83,7 +84,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
         faults: Faults::realistic(),
         overheating: true,
     });
-    let publisher = Publisher::connect(PublisherOptions::new(mqtt.to_string())).await?;
+    let publisher = Publisher::connect(PublisherOptions::open(&mqtt.to_string())?).await?;
     let mut traffic = Traffic { fleet, publisher, clock };
     let deadline = args.duration.map(|Span(duration)| Instant::now() + duration);
     tokio::select! {
@@ -109,8 +110,8 @@ async fn start(args: &DemoArgs, data_dir: PathBuf, clock: Clock) -> Result<Serve
         Ok(Listen { addr: given.map_or_else(|| default.parse(), Ok)?, or_any_port: given.is_none() })
     };
     let http = listen(args.http, DEFAULT_HTTP)?;
-    let mqtt = MqttSource::Embedded(listen(args.mqtt, DEFAULT_MQTT)?);
-    Server::start(line, http, mqtt, clock).await
+    let mqtt = MqttSource::local(listen(args.mqtt, DEFAULT_MQTT)?);
+    Server::start(line, http, HttpAccess::default(), mqtt, clock).await
 }
 
 fn greet(server: &Server, mqtt: SocketAddr) -> Result<()> {

@@ -18,6 +18,8 @@ pub mod serve;
 pub mod simulate;
 pub mod status;
 pub mod tap;
+pub mod token;
+pub mod user;
 pub mod validate;
 pub mod verify;
 
@@ -33,7 +35,7 @@ impl Command {
     pub async fn run(self) -> Result<()> {
         match self {
             Self::Demo(args) => demo::run(args).await,
-            Self::Serve(args) => serve::run(args).await,
+            Self::Serve(args) => serve::run(*args).await,
             Self::Apply(args) => apply::run(args).await,
             Self::Diff(args) => diff::run(args).await,
             Self::Get(args) => get::run(args).await,
@@ -50,6 +52,8 @@ impl Command {
             Self::Simulate(args) => simulate::run(args).await,
             Self::Replay(args) => replay::run(args).await,
             Self::Status(args) => status::run(args).await,
+            Self::Token(args) => token::run(args),
+            Self::User(args) => user::run(args),
             Self::Validate(args) => validate::run(args),
             Self::Completions(args) => completions::run(args),
         }

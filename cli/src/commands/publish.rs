@@ -40,7 +40,7 @@ pub struct PublishArgs {
 /// Runs the command. It succeeds once the message is acknowledged.
 pub async fn run(args: PublishArgs) -> Result<()> {
     let payload = payload(args.payload)?;
-    let mut publisher = Publisher::connect(PublisherOptions::new(args.mqtt.mqtt)).await?;
+    let mut publisher = Publisher::connect(PublisherOptions::new(&args.mqtt)?).await?;
     let message = Message {
         topic: args.topic,
         payload,

@@ -77,7 +77,7 @@ pub struct ReplayArgs {
 /// Runs the command.
 pub async fn run(args: ReplayArgs) -> Result<()> {
     check(&args)?;
-    let publisher = Publisher::connect(PublisherOptions::new(args.mqtt.mqtt.clone())).await?;
+    let publisher = Publisher::connect(PublisherOptions::new(&args.mqtt)?).await?;
     let pace = args.speed.map(|speed| Pace { speed, origin: None });
     let mut sender =
         Sender { publisher, qos: args.qos, pace, progress: Progress::on_terminal(), readings: 0 };

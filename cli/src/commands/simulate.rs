@@ -51,7 +51,7 @@ pub struct SimulateArgs {
 /// Runs the command.
 pub async fn run(args: SimulateArgs) -> Result<()> {
     let config = config(&args)?;
-    let publisher = Publisher::connect(PublisherOptions::new(args.mqtt.mqtt)).await?;
+    let publisher = Publisher::connect(PublisherOptions::new(&args.mqtt)?).await?;
     let deadline = args.duration.map(|Span(duration)| Instant::now() + duration);
     let (fleet, clock) = (Fleet::new(config), Clock::system());
     let mut simulation = Simulation { fleet, due: VecDeque::new(), publisher, qos: args.qos, clock };

@@ -169,6 +169,11 @@ impl Control for Line {
             ),
             ("iot_ingest_redelivered_total", "Copies that were recognised.", ingest.redelivered as f64),
             ("iot_ingest_ignored_total", "Messages that no stream wants.", ingest.ignored as f64),
+            (
+                "iot_ingest_unauthorized_total",
+                "Messages refused because their sender may not publish to their topic.",
+                ingest.unauthorized as f64,
+            ),
             ("iot_ingest_fsyncs_total", "Group fsyncs.", ingest.fsyncs as f64),
             ("iot_ingest_log_bytes", "Size of the write-ahead log.", ingest.log_bytes as f64),
             (

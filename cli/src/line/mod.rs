@@ -12,6 +12,7 @@
 
 mod catalog_store;
 mod control;
+mod dead;
 mod devices;
 mod offline;
 pub mod server;
@@ -45,6 +46,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::exit::Failure;
 use catalog_store::CatalogStore;
+use dead::DeadDesk;
 use devices::Devices;
 pub use offline::{Location, offline_batch, offline_query, offline_verify};
 use system_tables::LineTables;
@@ -66,6 +68,8 @@ pub struct LineConfig {
     pub query: QueryLimits,
     /// The interval of upkeep (compaction, clean-up, the alert table).
     pub upkeep_every: Duration,
+    /// How long dead letters are kept after their message arrived.
+    pub dead_retention: Duration,
     /// Whether views are recomputed at their intervals.
     pub scheduled_batches: bool,
 }
@@ -79,6 +83,7 @@ impl LineConfig {
             ingest: IngestConfig::default(),
             query: QueryLimits::default(),
             upkeep_every: Duration::from_secs(15),
+            dead_retention: Duration::from_secs(30 * 24 * 3600),
             scheduled_batches: true,
         }
     }
@@ -98,6 +103,8 @@ pub struct Line {
     /// The alert log.
     pub alerts: Arc<AlertLog>,
     alert_table: Arc<AlertTable>,
+    dead: DeadDesk,
+    dead_retention: Duration,
     /// Where the embedded broker keeps its sessions.
     broker_dir: PathBuf,
     catalog: tokio::sync::Mutex<Catalog>,
@@ -157,7 +164,10 @@ impl Line {
         let sources = Sources { raw: raw.clone(), views: views.clone(), system: Arc::new(tables) };
         let queries = Arc::new(QueryEngine::new(sources, config.query)?);
         let batch = Arc::new(BatchLayer::new(raw, views, queries.runtime().clone(), config.query.partitions));
+        let dead = DeadDesk::new(ingest.clone(), speed.clone(), queries.clone(), node.clone(), clock.clone());
         let line = Arc::new(Self {
+            dead,
+            dead_retention: config.dead_retention,
             ingest,
             speed,
             batch,

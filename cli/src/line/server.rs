@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use iot_ingest::source::MqttBroker;
-use iot_ingest::source::embedded::{Broker, BrokerOptions};
-use iot_ingest::source::external::Subscriber;
+use iot_ingest::source::embedded::{Broker, BrokerOptions, Door, Transport};
+use iot_ingest::source::external::{Remote, Subscriber};
 use iot_schemas::clock::Clock;
 use iot_serving::ViewFeeds;
+use iot_serving::http::auth::HttpAccess;
 use iot_serving::http::{App, HttpLimits, serve};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -27,17 +28,32 @@ pub struct Listen {
 }
 
 /// Where messages come from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum MqttSource {
     /// Gateways connect to us.
-    Embedded(Listen),
+    Embedded(Box<Embedded>),
     /// We connect to a broker.
-    External {
-        /// `mqtt://[USER:PASSWORD@]HOST:PORT`
-        url: String,
-        /// The client id, which names the persistent session.
-        client_id: String,
-    },
+    External(Box<Remote>),
+}
+
+/// The embedded broker, before it is started.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Where it listens and whom it lets in.
+    pub door: Door,
+    /// Its limits; where sessions are kept is filled in.
+    pub options: BrokerOptions,
+    /// Whether any free port will do where one is taken.
+    pub or_any_port: bool,
+}
+
+impl MqttSource {
+    /// The embedded broker for everybody on this machine.
+    pub fn local(listen: Listen) -> Self {
+        let Listen { addr, or_any_port } = listen;
+        let (door, options) = (Door::local(addr), BrokerOptions::default());
+        Self::Embedded(Box::new(Embedded { door, options, or_any_port }))
+    }
 }
 
 /// A running server. [`Server::stop`] ends it in order.
@@ -58,7 +74,13 @@ enum Source {
 
 impl Server {
     /// Begins to listen. Everything that was durable before has been taken in when this returns.
-    pub async fn start(line: Arc<Line>, http: Listen, mqtt: MqttSource, clock: Clock) -> Result<Self> {
+    pub async fn start(
+        line: Arc<Line>,
+        http: Listen,
+        access: HttpAccess,
+        mqtt: MqttSource,
+        clock: Clock,
+    ) -> Result<Self> {
         line.settle().await;
         let listener = bind(http, "http").await?;
         let http = listener.local_addr()?;
@@ -70,7 +92,9 @@ impl Server {
             feeds: ViewFeeds::new(line.speed.clone(), line.queries.runtime().clone()),
             batch: line.batch.clone(),
             control: line.clone(),
+            dead: Arc::new(line.dead.clone()),
             clock,
+            access,
             limits: HttpLimits::default(),
             shutdown: stop.clone(),
         });
@@ -88,18 +112,23 @@ impl Server {
         self.http
     }
 
-    /// Where the embedded broker listens.
+    /// Where the embedded broker listens without TLS.
     pub fn mqtt(&self) -> Option<SocketAddr> {
-        match &self.source {
-            Source::Embedded(broker) => Some(broker.local_addr()),
-            Source::External(_) => None,
-        }
+        self.broker_addrs().iter().find(|(transport, _)| *transport == Transport::Mqtt).map(|(_, addr)| *addr)
     }
 
     /// The lines by which scripts know the addresses.
     pub fn listening(&self) -> Vec<String> {
-        let mqtt = self.mqtt().map(|addr| format!("listening mqtt {addr}"));
-        mqtt.into_iter().chain([format!("listening http {}", self.http)]).collect()
+        let broker = self.broker_addrs().iter();
+        let broker = broker.map(|(transport, addr)| format!("listening {} {addr}", transport.name()));
+        broker.chain([format!("listening http {}", self.http)]).collect()
+    }
+
+    fn broker_addrs(&self) -> &[(Transport, SocketAddr)] {
+        match &self.source {
+            Source::Embedded(broker) => broker.addrs(),
+            Source::External(_) => &[],
+        }
     }
 
     /// Ends it: no more messages, then no more requests, then everything in memory is sealed.
@@ -117,15 +146,18 @@ impl Server {
 
 async fn start_source(line: &Arc<Line>, mqtt: MqttSource) -> Result<Source> {
     match mqtt {
-        MqttSource::Embedded(listen) => {
-            // The port is tried out first, so that a taken one is told apart from other failures.
-            let addr = bind(listen, "mqtt").await?.local_addr()?;
-            let options = BrokerOptions { dir: Some(line.broker_dir.clone()), ..BrokerOptions::default() };
-            let broker = Broker::start(addr, line.ingest.clone(), options).await?;
-            Ok(Source::Embedded(broker))
+        MqttSource::Embedded(embedded) => {
+            let Embedded { mut door, options, or_any_port } = *embedded;
+            for (transport, addr) in &mut door.listen {
+                // The port is tried out first, so that a taken one is told apart from other failures.
+                let listen = Listen { addr: *addr, or_any_port };
+                *addr = bind(listen, transport.name()).await?.local_addr()?;
+            }
+            let options = BrokerOptions { dir: Some(line.broker_dir.clone()), ..options };
+            Ok(Source::Embedded(Broker::start(door, line.ingest.clone(), options).await?))
         }
-        MqttSource::External { url, client_id } => {
-            let subscriber = Arc::new(Subscriber::start(&url, &client_id, line.ingest.clone())?);
+        MqttSource::External(remote) => {
+            let subscriber = Arc::new(Subscriber::start(&remote, line.ingest.clone())?);
             *line.subscriber.lock() = Some(subscriber.clone());
             Ok(Source::External(subscriber))
         }

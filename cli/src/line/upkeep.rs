@@ -3,7 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use iot_batch_layer::upkeep::{UpkeepConfig, compact_rows, compact_state, vacuum};
+use iot_batch_layer::upkeep::{UpkeepConfig, compact_rows, compact_state, expire_rows, vacuum};
+use iot_ingest::DEAD;
 use iot_schemas::batch::Views;
 use iot_schemas::raw::RawStreams;
 use iot_schemas::table::Table;
@@ -50,8 +51,9 @@ impl Line {
         if let Err(e) = self.alert_table.mirror().await {
             tracing::warn!("the alert table cannot follow the alert log: {e}");
         }
+        self.expire_dead_letters().await;
         let mut streams: Vec<Arc<str>> = self.ingest.names();
-        streams.push("dead".into());
+        streams.push(DEAD.into());
         for stream in streams {
             let Some(table) = self.ingest.table(&stream) else { continue };
             if let Err(e) = compact_rows(&table, config).await {
@@ -70,6 +72,18 @@ impl Line {
             tracing::warn!("compaction of the alert table: {e}");
         }
         clean_up(self.alert_table.table(), config, clean, "alerts").await;
+    }
+
+    /// What was done about a letter goes with it: both bear the time at which the message arrived.
+    async fn expire_dead_letters(&self) {
+        let Some(table) = self.ingest.table(DEAD) else { return };
+        let keep = i64::try_from(self.dead_retention.as_micros()).unwrap_or(i64::MAX);
+        let before = self.clock.now_micros().saturating_sub(keep);
+        match expire_rows(&table, "received_at", before).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, "dead letters have expired"),
+            Err(e) => tracing::warn!("expiry of dead letters: {e}"),
+        }
     }
 }
 

@@ -6,23 +6,6 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::exit::Code;
 
-fn target(host: &str, port: u16, tls: bool) -> Target {
-    Target { host: host.to_owned(), port, tls, credentials: None }
-}
-
-#[test]
-fn an_address_may_be_short_or_a_url() {
-    assert_eq!(Target::parse("127.0.0.1:1884").expect("one"), target("127.0.0.1", 1884, false));
-    assert_eq!(Target::parse("broker").expect("one"), target("broker", 1883, false));
-    assert_eq!(Target::parse("mqtts://broker").expect("one"), target("broker", 8883, true));
-    assert_eq!(Target::parse("mqtt://[::1]:1").expect("one"), target("[::1]", 1, false));
-    let with_user = Target::parse("mqtt://us%40er:p+w@h:1").expect("one");
-    assert_eq!(with_user.credentials, Some(("us@er".to_owned(), "p+w".to_owned())));
-    for bad in ["", "http://x:1", "a b", "mqtt://"] {
-        assert!(Target::parse(bad).is_err(), "{bad}");
-    }
-}
-
 #[test]
 fn a_wildcard_is_no_topic() {
     assert!(check_topic("a/b").is_ok());
@@ -36,7 +19,9 @@ async fn a_broker_that_is_not_there_is_69_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     drop(listener);
-    let error = Publisher::connect(PublisherOptions::new(address)).await.expect_err("nobody there");
+    let error = Publisher::connect(PublisherOptions::open(&address).expect("an address"))
+        .await
+        .expect_err("nobody there");
     assert_eq!(error.downcast_ref::<Failure>().expect("a failure").code, Code::Unreachable);
 }
 
@@ -84,7 +69,9 @@ async fn serve(listener: &TcpListener, acknowledge: usize, receive: usize) -> us
 }
 
 async fn publish_all(address: String, messages: usize) -> Publisher {
-    let mut publisher = Publisher::connect(PublisherOptions::new(address)).await.expect("a connection");
+    let mut publisher = Publisher::connect(PublisherOptions::open(&address).expect("an address"))
+        .await
+        .expect("a connection");
     for n in 0..messages {
         let message = Message {
             topic: format!("t/{n}"),

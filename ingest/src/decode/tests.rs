@@ -67,7 +67,7 @@ impl Bench {
         let pattern = self.def.topics.iter().find(|pattern| pattern.capture(topic).is_some());
         let captures = self.decoder.capture(pattern.expect("a match"), topic).expect("a match");
         let mut log = GroupWriter::new(1 << 20);
-        log.push(&Message { properties: properties.boxed(), ..Message::new(topic, &b""[..]) }, ARRIVAL);
+        log.push(&Message { properties: properties.boxed(), ..Message::new(topic, &b""[..]) }, ARRIVAL, None);
         let body = log.finish();
         let record = records(&body).and_then(|mut records| records.next()).expect("a record");
         let (content_type, user_properties) = (record.content_type, record.user_properties);

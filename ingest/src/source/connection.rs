@@ -3,6 +3,9 @@
 //! The messages that a client has sent are handed to ingest as they arrive, in order, while the broker still
 //! works on the first of them. The broker then asks for each in turn (see [`Shared::next`]) and waits for its
 //! receipt before it acknowledges. If ingest refuses, the connection is broken instead of answered.
+//!
+//! What the client may not publish is not handed on: the broker, which asks the same question when it comes to
+//! the message, refuses it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,22 +13,27 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use mqtt5::broker::transport::WebSocketTransport;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::message::{Delivery, Message, Properties, Ticket};
 use crate::pipeline::Ingest;
 use crate::redelivery::fingerprint;
 
+use super::access::Grants;
+use super::listener::ByteStream;
 use super::scanner::{Scanner, Seen};
 
 /// Bytes that are read from the socket at once: some hundred small messages, which then share an fsync.
 const READ_BYTES: usize = 16 << 10;
+
+/// The first version of the protocol in which a client can be told that it may not do something.
+const MQTT_5: u8 = 5;
 
 /// Messages that are remembered ahead of the broker. More than one read can hold, so only messages that the
 /// broker has refused are ever forgotten.
@@ -41,6 +49,8 @@ pub(super) struct Shared {
     ingest: Arc<Ingest>,
     /// Set once the broker has accepted the client.
     client: Mutex<Option<Arc<str>>>,
+    /// Set once it is known who the client is; until then it may do nothing.
+    admitted: OnceLock<Admitted>,
     /// What the client wants to be said when it ends without a word.
     will: Mutex<Option<Message>>,
     ahead: Mutex<Ahead>,
@@ -54,6 +64,13 @@ struct Fleeting {
     /// Of topic and payload: it has no packet identifier to be found by.
     fingerprint: u64,
     properties: Option<Box<Properties>>,
+}
+
+/// What a client may do, and whether it can be told that it may not.
+#[derive(Debug)]
+struct Admitted {
+    grants: Grants,
+    protocol_version: u8,
 }
 
 /// The QoS 1 and 2 messages that have arrived and that the broker has not come to yet, in order.
@@ -99,14 +116,43 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(ingest: Arc<Ingest>) -> Self {
-        let (client, will, ahead, fleeting, broken) = Default::default();
-        Self { ingest, client, will, ahead, fleeting, broken }
+        let (client, admitted, will, ahead, fleeting, broken) = Default::default();
+        Self { ingest, client, admitted, will, ahead, fleeting, broken }
+    }
+
+    /// It is known who the client is and what it may do.
+    pub(super) fn admitted(&self, grants: Grants, protocol_version: u8) {
+        // A second CONNECT ends the connection, so there is never another answer.
+        _ = self.admitted.set(Admitted { grants, protocol_version });
+    }
+
+    /// Whether a message may be published. If not, a client that cannot be told so is cut off: what it would take
+    /// for an acknowledgement would be a lie.
+    pub(super) fn authorize_publish(&self, topic: &str) -> bool {
+        let may = self.may_publish(topic);
+        if !may {
+            self.ingest.count_unauthorized();
+            if self.admitted.get().is_none_or(|admitted| admitted.protocol_version < MQTT_5) {
+                self.break_off();
+            }
+        }
+        may
+    }
+
+    /// Whether everything that `filter` matches may be read.
+    pub(super) fn may_subscribe(&self, filter: &str) -> bool {
+        self.admitted.get().is_some_and(|admitted| admitted.grants.may_subscribe(filter))
+    }
+
+    fn may_publish(&self, topic: &str) -> bool {
+        self.admitted.get().is_some_and(|admitted| admitted.grants.may_publish(topic))
     }
 
     /// The broker has accepted the client: what arrives from now on may go to ingest at once.
+    /// A will that the client may not publish itself is not kept.
     pub(super) fn accepted(&self, client: Arc<str>, will: Option<Message>) {
         *self.client.lock() = Some(client);
-        *self.will.lock() = will;
+        *self.will.lock() = will.filter(|will| self.may_publish(&will.topic));
     }
 
     /// The client's will, once.
@@ -139,7 +185,8 @@ impl Shared {
     fn arrived(&self, seen: Vec<Seen>) {
         let client = self.client.lock().clone();
         let mut ahead = self.ahead.lock();
-        for Seen { packet_id, dup, topic, payload, properties } in seen {
+        let allowed = seen.into_iter().filter(|seen| self.may_take(seen));
+        for Seen { packet_id, dup, topic, payload, properties } in allowed {
             let Some(packet_id) = packet_id else {
                 self.fleeting_arrived(fingerprint(&topic, &payload), properties);
                 continue;
@@ -159,6 +206,11 @@ impl Shared {
         }
     }
 
+    /// Before it is known who the client is, nothing goes to ingest here, and the broker asks about each message.
+    fn may_take(&self, seen: &Seen) -> bool {
+        self.admitted.get().is_none_or(|admitted| admitted.grants.may_publish(&seen.topic))
+    }
+
     fn fleeting_arrived(&self, fingerprint: u64, properties: Option<Box<Properties>>) {
         let mut fleeting = self.fleeting.lock();
         if fleeting.len() >= MAX_AHEAD {
@@ -169,7 +221,7 @@ impl Shared {
 
     fn check(&self) -> io::Result<()> {
         if self.broken.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "ingest has refused a message"));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a message was refused"));
         }
         Ok(())
     }
@@ -177,7 +229,7 @@ impl Shared {
 
 /// The connection, as the broker reads and writes it.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn ByteStream>,
     peer: SocketAddr,
     shared: Arc<Shared>,
     scanner: Scanner,
@@ -189,7 +241,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Box<dyn ByteStream>,
         peer: SocketAddr,
         shared: Arc<Shared>,
         max_packet_bytes: usize,

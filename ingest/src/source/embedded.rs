@@ -1,7 +1,8 @@
 //! The broker in this process: a gateway's PUBACK means that its message is fsynced.
 //!
-//! The protocol is `mqtt5`'s; the connections are ours (see the module `connection`), because its
-//! publish hook knows neither the DUP flag, content type and user properties nor the messages that have already arrived behind the current one.
+//! The protocol is `mqtt5`'s; the connections are ours (see the modules `listener` and `connection`), because its
+//! publish hook knows neither the DUP flag, content type and user properties nor the messages that have already arrived
+//! behind the current one. Who may connect, publish and subscribe is decided in `access`.
 //! Sessions outlast the process where [`BrokerOptions::dir`] says so. A client that is told that its session is
 //! gone must forget what it has sent, so it would send what was not acknowledged as if it were new; one whose
 //! session is there sends it again as a copy, which the log's re-delivery window recognises.
@@ -23,12 +24,12 @@ use mqtt5::broker::storage::{DynamicStorage, FileBackend, MemoryBackend, Storage
 use mqtt5::broker::sys_topics::BrokerStats;
 use mqtt5::broker::transport::BrokerTransport;
 use mqtt5::broker::{
-    AllowAllAuthProvider, AuthProvider, BrokerEventHandler, ClientConnectEvent, ClientDisconnectEvent,
-    ClientPublishEvent, PublishAction, ResourceLimits, ResourceMonitor,
+    BrokerEventHandler, ClientConnectEvent, ClientDisconnectEvent, ClientPublishEvent, PublishAction,
+    ResourceLimits, ResourceMonitor,
 };
 use mqtt5::packet::publish::PublishPacket;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -39,13 +40,20 @@ use crate::message::{Delivery, Message, Refused};
 use crate::pipeline::Ingest;
 
 use super::MqttBroker;
+use super::access::{Access, Guest};
 use super::connection::{CONNECTION, Connection, Shared};
+use super::doorman::Doorman;
 use super::host::{Host, Said};
+pub use super::listener::Transport;
+use super::listener::{Listeners, Opened, Opener};
+use super::tls::ServerTls;
 
 /// How often expired sessions and rate windows are cleaned up.
 const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
 /// How long the session of a client that is away is kept.
 const SESSION_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How long TLS and WebSocket handshakes may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections may take to end before they are cut.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -57,6 +65,8 @@ pub struct BrokerOptions {
     pub dir: Option<PathBuf>,
     /// Clients that may be connected at once.
     pub max_clients: usize,
+    /// Clients that may be connected at once from one address.
+    pub max_clients_per_address: usize,
     /// The largest packet. Larger ones end the connection.
     pub max_packet_bytes: usize,
     /// Messages that may wait for a subscriber that is away; then the oldest are dropped.
@@ -72,6 +82,8 @@ impl Default for BrokerOptions {
         Self {
             dir: None,
             max_clients: 10_000,
+            // Many gateways may stand behind one router; one of them alone should not shut out all others.
+            max_clients_per_address: 5_000,
             // MQTT's own limit of 256 MiB makes some clients fail that compare signed.
             max_packet_bytes: 8 << 20,
             max_queued_messages: 10_000,
@@ -81,40 +93,71 @@ impl Default for BrokerOptions {
     }
 }
 
+/// Where the broker listens and whom it lets in.
+#[derive(Debug)]
+pub struct Door {
+    /// The addresses; port 0 takes a free one.
+    pub listen: Vec<(Transport, SocketAddr)>,
+    /// Needed where it listens for TLS.
+    pub tls: Option<ServerTls>,
+    /// Who may do what.
+    pub access: Access,
+}
+
+impl Door {
+    /// MQTT without TLS at `addr`, for everybody on this machine.
+    pub fn local(addr: SocketAddr) -> Self {
+        Self { listen: vec![(Transport::Mqtt, addr)], tls: None, access: Access::default() }
+    }
+
+    fn check(&self) -> Result<()> {
+        for (transport, addr) in &self.listen {
+            let name = transport.name();
+            if transport.is_secure() && self.tls.is_none() {
+                return Err(Error::invalid(format!("{name} on {addr} needs a certificate and a key")));
+            }
+            if !self.access.is_useful_on(*addr) {
+                return Err(Error::invalid(format!(
+                    "nobody could connect to {name} on {addr}: there are neither users nor client certificates"
+                )));
+            }
+            if !transport.is_secure() && !addr.ip().is_loopback() && !self.access.is_open() {
+                tracing::warn!("passwords cross the network in the clear on {name} {addr}; use mqtts or wss");
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A running broker. It ends when it is dropped; [`MqttBroker::stop`] waits for it.
 #[derive(Debug)]
 pub struct Broker {
-    addr: SocketAddr,
+    addrs: Vec<(Transport, SocketAddr)>,
     stats: Arc<BrokerStats>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Broker {
-    /// Listens on `addr` (port 0 takes a free one) and hands the messages that a stream wants to `ingest`.
-    ///
-    /// Everybody may connect and publish, so `addr` must be a loopback address.
-    pub async fn start(addr: SocketAddr, ingest: Arc<Ingest>, options: BrokerOptions) -> Result<Self> {
-        if !addr.ip().is_loopback() {
-            return Err(Error::invalid(format!(
-                "the embedded broker lets everybody in and cannot listen on `{addr}`; use 127.0.0.1, or an external broker"
-            )));
-        }
-        let listening = |e| Error::io(format!("listening for MQTT on {addr}"), e);
-        let listener = TcpListener::bind(addr).await.map_err(listening)?;
-        let addr = listener.local_addr().map_err(listening)?;
-        let served = Served::new(ingest, &options).await?;
+    /// Listens, lets in whom `door` says, and hands the messages that a stream wants to `ingest`.
+    pub async fn start(door: Door, ingest: Arc<Ingest>, options: BrokerOptions) -> Result<Self> {
+        door.check()?;
+        let tls = door.tls.as_ref().map(ServerTls::load).transpose()?;
+        let listeners = Listeners::bind(&door.listen).await?;
+        let addrs = listeners.addrs()?;
+        let opener = Opener { tls, max_message_bytes: options.max_packet_bytes };
+        let served = Served::new(ingest, Arc::new(door.access), opener, &options).await?;
         served.recover().await.map_err(|e| Error::invalid(format!("the embedded broker: {e}")))?;
         let (stats, stop) = (served.stats.clone(), CancellationToken::new());
-        let task = Mutex::new(Some(tokio::spawn(served.run(listener, stop.clone()))));
-        Ok(Self { addr, stats, stop, task })
+        let task = Mutex::new(Some(tokio::spawn(served.run(listeners, stop.clone()))));
+        Ok(Self { addrs, stats, stop, task })
     }
 }
 
 #[async_trait::async_trait]
 impl MqttBroker for Broker {
-    fn local_addr(&self) -> SocketAddr {
-        self.addr
+    fn addrs(&self) -> &[(Transport, SocketAddr)] {
+        &self.addrs
     }
 
     fn clients(&self) -> usize {
@@ -140,7 +183,9 @@ struct Served {
     ingest: Arc<Ingest>,
     config: Arc<BrokerConfig>,
     router: Arc<MessageRouter>,
-    auth: Arc<dyn AuthProvider>,
+    access: Arc<Access>,
+    opener: Opener,
+    doorman: Arc<Doorman>,
     storage: Arc<DynamicStorage>,
     stats: Arc<BrokerStats>,
     monitor: Arc<ResourceMonitor>,
@@ -148,7 +193,12 @@ struct Served {
 }
 
 impl Served {
-    async fn new(ingest: Arc<Ingest>, options: &BrokerOptions) -> Result<Self> {
+    async fn new(
+        ingest: Arc<Ingest>,
+        access: Arc<Access>,
+        opener: Opener,
+        options: &BrokerOptions,
+    ) -> Result<Self> {
         let hook: Arc<dyn BrokerEventHandler> = Arc::new(Hook { ingest: ingest.clone() });
         let queues =
             QueueLimits { max_messages: options.max_queued_messages, max_bytes: options.max_queued_bytes };
@@ -157,9 +207,10 @@ impl Served {
             .with_fallback_queue_limits(queues)
             .with_event_handler(hook.clone())
             .with_retained_limits(options.max_retained_messages, options.max_packet_bytes);
+        // The doorman counts connections; the library's own monitor would count those that have logged in only.
         let limits = ResourceLimits {
-            max_connections: options.max_clients,
-            max_connections_per_ip: options.max_clients,
+            max_connections: usize::MAX,
+            max_connections_per_ip: usize::MAX,
             max_message_rate_per_client: 0,
             max_bandwidth_per_client: 0,
             max_connection_rate: 10_000,
@@ -169,7 +220,9 @@ impl Served {
             ingest,
             config: Arc::new(broker_config(options, hook)),
             router: Arc::new(router),
-            auth: Arc::new(AllowAllAuthProvider),
+            access,
+            opener,
+            doorman: Doorman::new(options.max_clients, options.max_clients_per_address),
             storage,
             stats: Arc::new(BrokerStats::new()),
             monitor: Arc::new(ResourceMonitor::new(limits)),
@@ -185,14 +238,17 @@ impl Served {
     }
 
     /// Accepts until told to stop, then lets the connections end.
-    async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    async fn run(self, listeners: Listeners, stop: CancellationToken) {
+        let served = Arc::new(self);
         let mut connections = JoinSet::new();
         let mut clean_up = tokio::time::interval(CLEAN_UP_EVERY);
-        let mut host = Host::new(&self.ingest);
+        let mut host = Host::new(&served.ingest);
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.accept(stream, peer, &mut connections).await,
+                accepted = listeners.accept() => match accepted {
+                    Ok((transport, stream, peer)) => {
+                        served.accept(transport, stream, peer, &mut connections).await;
+                    }
                     Err(e) => {
                         tracing::warn!("an MQTT connection could not be accepted: {e}");
                         // Out of file descriptors, most likely: give connections time to end.
@@ -200,52 +256,80 @@ impl Served {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = clean_up.tick() => self.clean_up().await,
-                said = next_of(&mut host) => self.publish(said).await,
+                _ = clean_up.tick() => served.clean_up().await,
+                said = next_of(&mut host) => served.publish(said).await,
                 () = stop.cancelled() => break,
             }
         }
-        drop(listener);
+        drop(listeners);
         if let Some(said) = host.and_then(|host| host.farewell()) {
-            self.publish(said).await;
+            served.publish(said).await;
         }
-        _ = self.shutdown.send(());
+        _ = served.shutdown.send(());
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_GRACE, all_ended).await.is_err() {
             connections.shutdown().await;
         }
-        if let DynamicStorage::File(files) = &*self.storage {
+        if let DynamicStorage::File(files) = &*served.storage {
             files.flush_queue_writes().await;
         }
     }
 
-    async fn accept(&self, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
-        if !self.monitor.can_accept_connection(peer.ip()).await {
+    async fn accept(
+        self: &Arc<Self>,
+        transport: Transport,
+        stream: TcpStream,
+        peer: SocketAddr,
+        connections: &mut JoinSet<()>,
+    ) {
+        let Some(pass) = self.doorman.let_in(peer.ip()) else {
             tracing::warn!(%peer, "an MQTT connection was refused: there are too many");
+            return;
+        };
+        if !self.monitor.can_accept_connection(peer.ip()).await {
+            tracing::warn!(%peer, "an MQTT connection was refused: they come too fast");
             return;
         }
         // Acknowledgements are small; waiting to fill a segment would delay each of them.
         _ = stream.set_nodelay(true);
+        let (served, shutdown) = (self.clone(), self.shutdown.subscribe());
+        connections.spawn(async move {
+            let _pass = pass;
+            match tokio::time::timeout(HANDSHAKE, served.opener.open(transport, stream)).await {
+                Ok(Ok(opened)) => served.serve(opened, peer, shutdown).await,
+                Ok(Err(e)) => tracing::info!(%peer, "no {} connection: {e}", transport.name()),
+                Err(_) => tracing::info!(%peer, "no {} connection: it took too long", transport.name()),
+            }
+        });
+    }
+
+    /// Serves a client until it goes away.
+    async fn serve(&self, opened: Opened, peer: SocketAddr, shutdown: broadcast::Receiver<()>) {
         let shared = Arc::new(Shared::new(self.ingest.clone()));
-        let connection = Connection::new(stream, peer, shared.clone(), self.config.max_packet_size);
+        let guest = Guest {
+            access: self.access.clone(),
+            sessions: self.storage.clone(),
+            shared: shared.clone(),
+            // A certificate without a usable name is nobody's.
+            certificate: opened.certificate.map(Option::unwrap_or_default),
+        };
+        let connection = Connection::new(opened.stream, peer, shared.clone(), self.config.max_packet_size);
         let handler = ClientHandler::new(
             BrokerTransport::WebSocket(Box::new(connection)),
             peer,
             self.config.clone(),
             self.router.clone(),
-            self.auth.clone(),
+            Arc::new(guest),
             Some(self.storage.clone()),
             self.stats.clone(),
             self.monitor.clone(),
-            self.shutdown.subscribe(),
+            shutdown,
         );
-        connections.spawn(CONNECTION.scope(shared, async move {
-            if let Err(e) = handler.run().await
-                && !e.is_normal_disconnect()
-            {
-                tracing::debug!(%peer, "an MQTT connection ended: {e}");
-            }
-        }));
+        if let Err(e) = CONNECTION.scope(shared, handler.run()).await
+            && !e.is_normal_disconnect()
+        {
+            tracing::debug!(%peer, "an MQTT connection ended: {e}");
+        }
     }
 
     /// Publishes what the Sparkplug host application says.

@@ -15,20 +15,22 @@ use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, PublishProperties, SubAck, SubscribeReasonCode};
 use rumqttc::{
     AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, ManualAck,
-    MqttOptions,
+    MqttOptions, TlsConfiguration,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use iot_schemas::{Error, Result};
 
 use crate::message::{Delivery, Message, Properties, Ticket};
 use crate::pipeline::Ingest;
 
+use super::address::BrokerUrl;
 use super::host::{Host, HostLink};
+use super::secret::Secret;
+use super::tls::ClientTls;
 
 /// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
 const RECEIVE_MAXIMUM: u16 = 10_000;
@@ -44,6 +46,47 @@ const OUTGOING_INFLIGHT: u16 = 16;
 const REQUEST_BATCH: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// A broker, and how to get in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Where it is. A user and a password in it are used unless the fields below say otherwise.
+    pub url: BrokerUrl,
+    /// Names the session that the broker keeps: it must be the same after a restart.
+    pub client_id: String,
+    /// The user name.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// Certificates, for `mqtts://`.
+    pub tls: ClientTls,
+}
+
+impl Remote {
+    /// A broker that needs no more than what the address says.
+    pub fn new(url: BrokerUrl, client_id: impl Into<String>) -> Self {
+        Self { url, client_id: client_id.into(), user: None, password: None, tls: ClientTls::default() }
+    }
+
+    /// The user and the password, if there are any.
+    pub fn credentials(&self) -> Option<(&str, &str)> {
+        let user = self.user.as_deref().or(self.url.user.as_deref())?;
+        let password = self.password.as_ref().or(self.url.password.as_ref());
+        Some((user, password.map_or("", Secret::expose)))
+    }
+
+    /// What TLS needs, if it is spoken.
+    pub fn tls_configuration(&self) -> Result<Option<TlsConfiguration>> {
+        match (self.url.tls, self.tls.is_set()) {
+            (true, _) => Ok(Some(TlsConfiguration::Rustls(self.tls.load()?))),
+            (false, true) => Err(Error::invalid(format!(
+                "the broker `{}` is reached without TLS, so certificates are of no use; write mqtts://",
+                self.url
+            ))),
+            (false, false) => Ok(None),
+        }
+    }
+}
 
 /// How the subscription is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -70,12 +113,10 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes at `url` (`mqtt://[user:password@]host[:port]`) to what the streams of `ingest` want, now and
-    /// whenever that changes. Returns at once; the connection is made, and made again, in the background.
-    ///
-    /// `client_id` names the session that the broker keeps: it must be the same after a restart.
-    pub fn start(url: &str, client_id: &str, ingest: Arc<Ingest>) -> Result<Self> {
-        let mut options = options(url, client_id)?;
+    /// Subscribes at `remote` to what the streams of `ingest` want, now and whenever that changes. Returns at once;
+    /// the connection is made, and made again, in the background.
+    pub fn start(remote: &Remote, ingest: Arc<Ingest>) -> Result<Self> {
+        let mut options = options(remote, &remote.client_id)?;
         options
             .set_clean_start(false)
             .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
@@ -88,7 +129,7 @@ impl Subscriber {
         let (client, events) = AsyncClient::builder(options)
             .capacity(CHANNEL)
             .try_build()
-            .map_err(|e| Error::invalid(format!("the broker `{url}`: {e}")))?;
+            .map_err(|e| Error::invalid(format!("the broker `{}`: {e}", remote.url)))?;
         let (deliveries, delivered) = mpsc::channel(CHANNEL);
         let state = Arc::new(LinkState::default());
         let stop = CancellationToken::new();
@@ -97,8 +138,7 @@ impl Subscriber {
             filters: ingest.watch_filters(),
             subscribed: Mutex::default(),
         });
-        let host =
-            Host::new(&ingest).map(|host| HostLink::start(url, client_id, host, stop.clone())).transpose()?;
+        let host = Host::new(&ingest).map(|host| HostLink::start(remote, host, stop.clone())).transpose()?;
         let link = Link {
             events,
             subscriptions: subscriptions.clone(),
@@ -106,8 +146,13 @@ impl Subscriber {
             state: state.clone(),
             is_first: true,
         };
-        let taker =
-            Taker { ingest, client, client_id: client_id.to_owned(), subscriptions, state: state.clone() };
+        let taker = Taker {
+            ingest,
+            client,
+            client_id: remote.client_id.clone(),
+            subscriptions,
+            state: state.clone(),
+        };
         let tasks =
             vec![tokio::spawn(link.run(stop.clone())), tokio::spawn(taker.run(delivered, stop.clone()))];
         let (tasks, host) = (tokio::sync::Mutex::new(tasks), tokio::sync::Mutex::new(host));
@@ -143,20 +188,16 @@ impl Drop for Subscriber {
     }
 }
 
-pub(super) fn options(url: &str, client_id: &str) -> Result<MqttOptions> {
-    let wrong = |why: &str| Error::invalid(format!("the broker `{url}`: {why}; write mqtt://host:1883"));
-    let parsed = Url::parse(url).map_err(|e| wrong(&e.to_string()))?;
-    if !matches!(parsed.scheme(), "mqtt" | "tcp") {
-        return Err(wrong(&format!("the scheme `{}` is not supported", parsed.scheme())));
-    }
-    let host =
-        parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let mut options = MqttOptions::new(client_id, (host, parsed.port().unwrap_or(1883)));
+/// What every connection to `remote` needs.
+pub(super) fn options(remote: &Remote, client_id: &str) -> Result<MqttOptions> {
+    let BrokerUrl { host, port, .. } = &remote.url;
+    let mut options = MqttOptions::new(client_id, (host.clone(), *port));
     options.set_keep_alive(KEEP_ALIVE_S);
-    if !parsed.username().is_empty() {
-        let password = parsed.password().unwrap_or("").to_owned();
-        options.set_credentials(parsed.username(), password);
+    if let Some((user, password)) = remote.credentials() {
+        options.set_credentials(user, password.to_owned());
+    }
+    if let Some(tls) = remote.tls_configuration()? {
+        options.set_transport(rumqttc::Transport::tls_with_config(tls));
     }
     let mut network = options.network_options();
     network.set_connection_timeout(CONNECT_TIMEOUT_S);

@@ -20,7 +20,7 @@ use iot_schemas::{Error, Result};
 use crate::decode::{Rebirth, rebirth_command};
 use crate::pipeline::Ingest;
 
-use super::external::{jittered, options};
+use super::external::{Remote, jittered, options};
 
 /// Messages that may wait for the connection: they are few.
 const CHANNEL: usize = 256;
@@ -104,14 +104,14 @@ pub(super) struct HostLink {
 }
 
 impl HostLink {
-    /// Connects to `url` in the background. `client_id` is that of the subscription.
-    pub(super) fn start(url: &str, client_id: &str, host: Host, stop: CancellationToken) -> Result<Self> {
-        let mut options = options(url, &format!("{client_id}-host"))?;
+    /// Connects to `remote` in the background, beside the subscription.
+    pub(super) fn start(remote: &Remote, host: Host, stop: CancellationToken) -> Result<Self> {
+        let mut options = options(remote, &format!("{}-host", remote.client_id))?;
         options.set_clean_start(true).set_session_expiry_interval(None);
         let (client, events) = AsyncClient::builder(options)
             .capacity(CHANNEL)
             .try_build()
-            .map_err(|e| Error::invalid(format!("the broker `{url}`: {e}")))?;
+            .map_err(|e| Error::invalid(format!("the broker `{}`: {e}", remote.url)))?;
         Ok(Self { task: tokio::spawn(speak(client, events, host, stop)) })
     }
 

@@ -3,11 +3,18 @@
 //! Both only turn deliveries into [`Message`](crate::Message)s and receipts into acknowledgements. Nothing
 //! here decides about order, durability or copies.
 
+pub mod access;
+pub mod address;
+mod certificate;
 mod connection;
+mod doorman;
 pub mod embedded;
 pub mod external;
 mod host;
+mod listener;
 mod scanner;
+pub mod secret;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -15,11 +22,13 @@ mod tests;
 use std::fmt;
 use std::net::SocketAddr;
 
+use self::embedded::Transport;
+
 /// An MQTT broker that feeds ingest. The rest of the platform knows no more about it.
 #[async_trait::async_trait]
 pub trait MqttBroker: Send + Sync + fmt::Debug {
-    /// Where clients connect.
-    fn local_addr(&self) -> SocketAddr;
+    /// Where clients connect, and what is spoken there.
+    fn addrs(&self) -> &[(Transport, SocketAddr)];
 
     /// How many clients are connected.
     fn clients(&self) -> usize;

@@ -8,10 +8,12 @@
 //!          [content type u16 + bytes]             if flags & 8
 //!          [bytes u32 | name u16 + bytes | value u16 + bytes ...]   if flags & 16: user properties;
 //!                                                 flags & 32: there were more of them
+//!          [length u32 + JSON]                    if flags & 64: what is done about a dead letter
 //!          payload u32 + bytes
 //! ```
-//! Version 1 is the same without content type and user properties. Integers are little endian. The frame around it carries length, checksum and positions.
+//! Version 1 is the same without what the flags from 8 on mean. Integers are little endian. The frame around it carries length, checksum and positions.
 
+use crate::dead_letter::Resolution;
 use crate::message::{Message, Properties};
 
 const VERSION: u8 = 2;
@@ -23,6 +25,7 @@ const IS_CUT: u8 = 4;
 const HAS_CONTENT_TYPE: u8 = 8;
 const HAS_USER_PROPERTIES: u8 = 16;
 const HAS_MORE_PROPERTIES: u8 = 32;
+const HAS_RESOLUTION: u8 = 64;
 /// MQTT has no longer strings. An HTTP client could send one; it is cut, as it cannot match a stream anyway.
 const MAX_TEXT: usize = u16::MAX as usize;
 
@@ -39,6 +42,8 @@ pub(crate) struct Record<'a> {
     pub(crate) delivery: Option<RecordDelivery<'a>>,
     pub(crate) content_type: Option<&'a str>,
     pub(crate) user_properties: UserProperties<'a>,
+    /// The JSON of a [`Resolution`]: this is no new message, but what is done about a dead letter.
+    pub(crate) resolution: Option<&'a [u8]>,
 }
 
 /// The user properties of a message, as the body has them.
@@ -50,15 +55,21 @@ pub(crate) struct UserProperties<'a> {
 }
 
 impl<'a> UserProperties<'a> {
+    /// Names and values, in the order in which they were sent.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut reader = Records { rest: self.bytes };
+        std::iter::from_fn(move || Some((reader.text()?, reader.text()?)))
+    }
+
     /// The first value under `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
-        let mut reader = Records { rest: self.bytes };
-        while let (Some(found), Some(value)) = (reader.text(), reader.text()) {
-            if found == name {
-                return Some(value);
-            }
-        }
-        None
+        self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// All of them as a JSON array of pairs, `None` if there are none.
+    pub(crate) fn to_json(self) -> Option<String> {
+        let pairs: Vec<_> = self.iter().collect();
+        (!pairs.is_empty()).then(|| serde_json::json!(pairs).to_string())
     }
 }
 
@@ -85,7 +96,7 @@ impl GroupWriter {
         self.count
     }
 
-    pub(crate) fn push(&mut self, message: &Message, arrival: i64) {
+    pub(crate) fn push(&mut self, message: &Message, arrival: i64, resolution: Option<&Resolution>) {
         let payload = &message.payload[..message.payload.len().min(self.max_payload_bytes)];
         let cut = payload.len() < message.payload.len();
         let mut flags = if cut { IS_CUT } else { 0 };
@@ -98,6 +109,9 @@ impl GroupWriter {
         flags |= if content_type.is_some() { HAS_CONTENT_TYPE } else { 0 };
         flags |= if user.is_empty() { 0 } else { HAS_USER_PROPERTIES };
         flags |= if properties.is_some_and(Properties::is_cut) { HAS_MORE_PROPERTIES } else { 0 };
+        let resolution =
+            resolution.map(|it| serde_json::to_vec(it).expect("texts and numbers can be written"));
+        flags |= if resolution.is_some() { HAS_RESOLUTION } else { 0 };
         self.body.extend_from_slice(&arrival.to_le_bytes());
         self.body.push(flags);
         self.push_text(&message.topic);
@@ -112,6 +126,10 @@ impl GroupWriter {
             self.push_text(content_type);
         }
         self.push_user_properties(user);
+        if let Some(resolution) = resolution {
+            self.body.extend_from_slice(&(resolution.len() as u32).to_le_bytes());
+            self.body.extend_from_slice(&resolution);
+        }
         self.body.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.body.extend_from_slice(payload);
         self.count += 1;
@@ -200,8 +218,18 @@ impl<'a> Records<'a> {
         let content_type = if flags & HAS_CONTENT_TYPE != 0 { Some(self.text()?) } else { None };
         let bytes = if flags & HAS_USER_PROPERTIES != 0 { self.sized()? } else { &[] };
         let user_properties = UserProperties { bytes, is_cut: flags & HAS_MORE_PROPERTIES != 0 };
+        let resolution = if flags & HAS_RESOLUTION != 0 { Some(self.sized()?) } else { None };
         let payload = self.sized()?;
-        Some(Record { arrival, topic, payload, cut_from, delivery, content_type, user_properties })
+        Some(Record {
+            arrival,
+            topic,
+            payload,
+            cut_from,
+            delivery,
+            content_type,
+            user_properties,
+            resolution,
+        })
     }
 }
 
@@ -244,11 +272,37 @@ mod tests {
         ]
     }
 
+    fn resolution() -> Resolution {
+        Resolution {
+            node: "n1".into(),
+            seq: 7,
+            stream: "readings".into(),
+            received_at: 5,
+            first: "n1:3".into(),
+            action: iot_schemas::dead::DeadAction::Replay,
+            at: 9,
+            by: "me".into(),
+            note: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_resolution_is_kept() {
+        let mut writer = GroupWriter::new(100);
+        writer.push(&sample()[0], 1, None);
+        writer.push(&sample()[0], 5, Some(&resolution()));
+        let body = writer.finish();
+        let read: Vec<Record<'_>> = records(&body).expect("this version").collect();
+        assert_eq!((read[0].resolution, read[1].payload), (None, &b"{}"[..]));
+        let json = read[1].resolution.expect("a resolution");
+        assert_eq!(serde_json::from_slice::<Resolution>(json).expect("ours"), resolution());
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
         let mut writer = GroupWriter::new(4);
         for (i, message) in sample().iter().enumerate() {
-            writer.push(message, 1_000 + i as i64);
+            writer.push(message, 1_000 + i as i64, None);
         }
         assert_eq!(writer.count(), 3);
         let body = writer.finish();
@@ -278,6 +332,7 @@ mod tests {
             delivery,
             content_type: None,
             user_properties: UserProperties::default(),
+            resolution: None,
         };
         assert_eq!(read, [expect]);
     }
@@ -292,7 +347,7 @@ mod tests {
         large.add_user("b", "v");
         assert_eq!((large.user().len(), large.is_cut()), (0, true));
         let mut writer = GroupWriter::new(100);
-        writer.push(&Message { properties: large.boxed(), ..Message::new("t", &b"{}"[..]) }, 0);
+        writer.push(&Message { properties: large.boxed(), ..Message::new("t", &b"{}"[..]) }, 0, None);
         let body = writer.finish();
         let read: Vec<Record<'_>> = records(&body).expect("this version").collect();
         assert!(read[0].user_properties.is_cut && read[0].payload == b"{}");
@@ -301,7 +356,7 @@ mod tests {
     #[test]
     fn a_cut_or_unknown_body_ends_and_never_panics() {
         let mut writer = GroupWriter::new(100);
-        sample().iter().for_each(|message| writer.push(message, 0));
+        sample().iter().for_each(|message| writer.push(message, 0, Some(&resolution())));
         let body = writer.finish();
         for end in 1..body.len() {
             assert!(records(&body[..end]).expect("this version").count() <= 3);

@@ -18,6 +18,7 @@ use iot_schemas::log::Log;
 use iot_schemas::position::Seq;
 
 use crate::config::IngestConfig;
+use crate::dead_letter::Resolution;
 use crate::epoch::{Control, Work};
 use crate::group::Group;
 use crate::message::{Message, Receipt, Refused};
@@ -128,6 +129,8 @@ pub(crate) struct Waiting {
     pub(crate) message: Message,
     /// Microseconds since 1970.
     pub(crate) arrival: i64,
+    /// What is done about the dead letter whose message this is.
+    pub(crate) resolution: Option<Box<Resolution>>,
     pub(crate) reply: oneshot::Sender<Result<Receipt, Refused>>,
     /// The room that it takes up in the queue.
     pub(crate) _room: OwnedSemaphorePermit,
@@ -296,7 +299,7 @@ impl Draft {
 
     /// Numbers a message, unless it is a copy of one that is durable or in this very group.
     fn add(&mut self, waiting: Waiting, window: &Redelivery) {
-        let Waiting { message, arrival, reply, _room } = waiting;
+        let Waiting { message, arrival, resolution, reply, _room } = waiting;
         let print = message.delivery.as_ref().map(|_| fingerprint(&message.topic, &message.payload));
         let known = match (&message.delivery, print) {
             (Some(delivery), Some(print)) if delivery.dup => window
@@ -307,7 +310,7 @@ impl Draft {
         let receipt = match known {
             Some(seq) => Receipt::Redelivered(seq),
             None => {
-                self.frame.push(&message, arrival);
+                self.frame.push(&message, arrival, resolution.as_deref());
                 Receipt::Stored(self.first + self.frame.count() - 1)
             }
         };

@@ -220,7 +220,26 @@ impl Table {
     pub async fn rewrite(
         &self,
         files: &[FileInfo],
+        rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+    ) -> Result<TableSnapshot> {
+        self.exchange(files, rows, false).await
+    }
+
+    /// Replaces some files by those of their `rows` that are to stay. Otherwise like [`Self::rewrite`].
+    pub async fn retain(
+        &self,
+        files: &[FileInfo],
+        rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+    ) -> Result<TableSnapshot> {
+        self.exchange(files, rows, true).await
+    }
+
+    /// `data_change` says whether the rows are other ones afterwards.
+    async fn exchange(
+        &self,
+        files: &[FileInfo],
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+        data_change: bool,
     ) -> Result<TableSnapshot> {
         let _uncommitted = self.uncommitted.clone();
         let mut writer =
@@ -230,12 +249,12 @@ impl Table {
             writer.write(cast_to(&batch, &schema)?).await?;
         }
         let added = writer.flush().await?.into_iter().map(|mut add| {
-            add.data_change = false;
+            add.data_change = data_change;
             Action::Add(add)
         });
         let _turn = self.committer.lock().await;
         let delta = self.snapshot().delta;
-        let mut actions = removes(&delta, |path| files.iter().any(|file| file.path == path), false)?;
+        let mut actions = removes(&delta, |path| files.iter().any(|file| file.path == path), data_change)?;
         if actions.len() != files.len() {
             return Err(Error::invalid(format!(
                 "{}: the files to rewrite have changed; try again",
@@ -243,7 +262,10 @@ impl Table {
             )));
         }
         actions.extend(added);
-        let operation = DeltaOperation::Optimize { predicate: None, target_size: TARGET_FILE_BYTES as i64 };
+        let operation = match data_change {
+            true => DeltaOperation::Delete { predicate: None },
+            false => DeltaOperation::Optimize { predicate: None, target_size: TARGET_FILE_BYTES as i64 },
+        };
         self.commit(delta, actions, Commit::default(), operation).await
     }
 

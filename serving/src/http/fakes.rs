@@ -21,6 +21,7 @@ use iot_schemas::alert::{AlertFeed, AlertState, Transition, TransitionId};
 use iot_schemas::batch::{BatchReport, BatchRequest, BatchRunner, Views};
 use iot_schemas::catalog::{Kind, Severity};
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
+use iot_schemas::dead::{DeadLetters, DeadReport, DeadRequest};
 use iot_schemas::position::Frontier;
 use iot_schemas::table::Table;
 use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
@@ -247,6 +248,16 @@ impl Control for FakeControl {
     }
 }
 
+#[async_trait::async_trait]
+impl DeadLetters for FakeControl {
+    async fn resolve(&self, request: DeadRequest) -> Result<DeadReport> {
+        if request.selection.is_empty() {
+            return Err(Error::invalid("no dead letters are named"));
+        }
+        Ok(DeadReport { done: 2, reasons: vec![format!("{request:?}")], ..DeadReport::default() })
+    }
+}
+
 /// An [`App`] of fakes, with the fakes at hand.
 #[derive(Debug)]
 pub(crate) struct Fixture {
@@ -269,7 +280,9 @@ impl Fixture {
             feeds: ViewFeeds::new(Arc::new(NoViews), Arc::default()),
             batch: Arc::new(FakeBatch),
             control: control.clone(),
+            dead: control.clone(),
             clock: Clock::manual(0).0,
+            access: HttpAccess::default(),
             limits,
             shutdown: CancellationToken::new(),
         };

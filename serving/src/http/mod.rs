@@ -6,8 +6,10 @@
 
 mod alerts;
 mod answer;
+pub mod auth;
 mod columns;
 mod control;
+mod dead;
 pub(crate) mod encode;
 mod extract;
 mod format;
@@ -38,7 +40,9 @@ use iot_schemas::alert::AlertFeed;
 use iot_schemas::batch::BatchRunner;
 use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
+use iot_schemas::dead::DeadLetters;
 
+use self::auth::{HttpAccess, Peer};
 use self::listener::LimitedListener;
 use self::problem::{Problem, ProblemKind};
 use crate::dashboard;
@@ -59,8 +63,12 @@ pub struct App {
     pub batch: Arc<dyn BatchRunner>,
     /// The catalog, the server's health and the proof of its answers.
     pub control: Arc<dyn Control>,
+    /// Whoever deals with dead letters.
+    pub dead: Arc<dyn DeadLetters>,
     /// The time.
     pub clock: Clock,
+    /// Who may do what.
+    pub access: HttpAccess,
     /// What clients may use up.
     pub limits: HttpLimits,
     /// Ends the event streams, which would otherwise never end by themselves.
@@ -134,6 +142,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(views::routes())
         .merge(alerts::routes())
         .merge(control::routes())
+        .merge(dead::routes())
         .merge(health::routes())
         .with_state(app.clone())
         .layer(DefaultBodyLimit::max(app.limits.body_bytes))
@@ -142,6 +151,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(dashboard::routes())
         .fallback(no_such_endpoint)
         .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(app.access.clone(), auth::check))
         .layer(axum::middleware::from_fn(origin::refuse_cross_site))
 }
 
@@ -153,7 +163,8 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: CancellationT
     let grace = app.limits.shutdown_grace;
     let listener = LimitedListener::new(listener, app.limits.connections);
     let (stop, streams) = (shutdown.clone(), app.shutdown.clone());
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
+    let service = router(app).into_make_service_with_connect_info::<Peer>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         stop.cancelled().await;
         streams.cancel();
     });

@@ -37,6 +37,10 @@ impl ProblemKind {
         Self::new("urn:iot:problem:invalid-request", "the request is not valid", 400);
     /// The SQL text is wrong, or fails on these rows.
     pub const INVALID_QUERY: Self = Self::new("urn:iot:problem:invalid-query", "the query is not valid", 400);
+    /// The request needs a bearer token that is known.
+    pub const UNAUTHORIZED: Self = Self::new("urn:iot:problem:unauthorized", "a token is needed", 401);
+    /// The token does not allow this.
+    pub const FORBIDDEN: Self = Self::new("urn:iot:problem:forbidden", "the token does not allow this", 403);
     /// A web page of another origin tried to change something.
     pub const CROSS_SITE: Self =
         Self::new("urn:iot:problem:cross-site", "the request comes from another site", 403);
@@ -118,6 +122,9 @@ impl IntoResponse for Problem {
         let status = self.kind.status;
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::StatusCode;
 use iot_schemas::alert::AlertState;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +32,7 @@ async fn a_query_answers_with_columns_rows_and_provenance() {
     assert_eq!(reply.header("x-iot-elapsed-ms"), "1.250");
     assert_eq!(reply.header("x-iot-frontier"), "n1:42");
     assert_eq!(reply.header("x-iot-batch-generation"), "7");
-    let meta: serde_json::Value = serde_json::from_str(&reply.header("x-iot-meta")).expect("JSON");
+    let meta: serde_json::Value = serde_json::from_str(reply.header("x-iot-meta")).expect("JSON");
     assert_eq!(meta, answer["meta"]);
 }
 
@@ -264,4 +265,29 @@ async fn connections_over_the_limit_wait_for_a_slot() {
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
     stop.cancel();
     soon(server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_replayed_and_dropped() {
+    let fixture = Fixture::new();
+    let body = r#"{"ids": ["n1:7"], "where": "v > 1", "by": "me", "note": "fixed"}"#;
+    let reply = fixture.post("/v1/dead/replay", body).await;
+    let answer = reply.json();
+    assert_eq!(answer["done"], 2);
+    let asked = answer["reasons"][0].as_str().unwrap();
+    for part in ["action: Replay", "seq: 7", "v > 1", "\"me\"", "fixed"] {
+        assert!(asked.contains(part), "{asked}");
+    }
+    let reply = fixture.post("/v1/dead/drop", "{}").await;
+    assert_eq!(
+        (reply.status, &reply.json()["type"]),
+        (StatusCode::BAD_REQUEST, &json!("urn:iot:problem:invalid-request"))
+    );
+    fixture.get("/v1/dead?status=open&limit=3").await;
+    fixture.get("/v1/dead/n1:7/readings").await;
+    let bad = fixture.get("/v1/dead/n1").await;
+    assert_eq!(bad.status, StatusCode::BAD_REQUEST);
+    let asked = fixture.queries.asked.lock();
+    assert!(asked[0].contains("status = 'open'") && asked[0].contains("LIMIT 3"), "{}", asked[0]);
+    assert!(asked[1].contains("_seq = 7 AND stream = 'readings'"), "{}", asked[1]);
 }

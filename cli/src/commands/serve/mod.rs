@@ -1,17 +1,27 @@
 //! `iotctl serve`: the services, until they are told to stop.
 
+mod mqtt;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use iot_ingest::IngestConfig;
+use iot_ingest::source::access::AccessConfig;
+use iot_ingest::source::embedded::BrokerOptions;
+use iot_ingest::source::tls::ServerTls;
+use iot_schemas::catalog::duration_text;
 use iot_schemas::clock::Clock;
+use iot_serving::http::auth::HttpAccess;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::mqtt::{BrokerConfig, MqttServerArgs};
+use crate::args::Span;
 use crate::exit::Failure;
-use crate::line::server::{Listen, MqttSource, Server};
+use crate::line::server::{Listen, Server};
 use crate::line::{Line, LineConfig};
 use crate::output;
 
@@ -35,21 +45,27 @@ pub struct ServeArgs {
     /// Where the tables are kept: a directory or a file:// URL.
     #[arg(long, env = "IOTCTL_STORE", value_name = "URL")]
     store: Option<String>,
-    /// An external broker to subscribe to, instead of the embedded one: mqtt://[USER:PASSWORD@]HOST:PORT.
-    #[arg(long, env = "IOTCTL_BROKER", value_name = "URL", hide_env_values = true)]
-    broker: Option<String>,
     /// The catalog to apply at start: a YAML file or a directory of them.
     #[arg(long, env = "IOTCTL_CATALOG", value_name = "FILE|DIR")]
     catalog: Option<PathBuf>,
-    /// Where the embedded broker listens [default: 127.0.0.1:1883].
-    #[arg(long, env = "IOTCTL_MQTT", value_name = "ADDR")]
-    mqtt: Option<SocketAddr>,
+    /// How long dead letters are kept after their message arrived [default: 30d].
+    #[arg(long, env = "IOTCTL_DEAD_RETENTION", value_name = "DURATION")]
+    dead_retention: Option<Span>,
     /// Where HTTP is served [default: 127.0.0.1:8080].
     #[arg(long, env = "IOTCTL_HTTP", value_name = "ADDR")]
     http: Option<SocketAddr>,
+    /// Who may use HTTP: a file that `iotctl token create` writes. Requests from this machine need no token.
+    #[arg(long, env = "IOTCTL_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Requests from this machine need a token too: right behind a proxy, where all requests come from here.
+    #[arg(long, env = "IOTCTL_TOKEN_ON_LOOPBACK")]
+    token_on_loopback: bool,
     /// Listen on addresses that others can reach, although nobody has to authenticate.
     #[arg(long)]
     insecure: bool,
+    /// Where messages come from.
+    #[command(flatten)]
+    mqtt: MqttServerArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,40 +83,53 @@ enum Role {
 struct ServeConfig {
     data_dir: Option<PathBuf>,
     store: Option<String>,
-    broker: Option<BrokerConfig>,
     catalog: Option<PathBuf>,
-    mqtt: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    tokens_file: Option<PathBuf>,
+    token_on_loopback: bool,
     ingest: IngestConfig,
-}
-
-/// An external broker.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BrokerConfig {
-    url: String,
-    #[serde(default)]
-    client_id: Option<String>,
+    /// How long dead letters are kept.
+    #[serde(with = "duration_text")]
+    dead_retention: Option<Duration>,
+    mqtt: Option<SocketAddr>,
+    mqtts: Option<SocketAddr>,
+    ws: Option<SocketAddr>,
+    wss: Option<SocketAddr>,
+    tls: Option<ServerTls>,
+    access: AccessConfig,
+    limits: BrokerOptions,
+    broker: Option<BrokerConfig>,
 }
 
 /// Runs until SIGINT or SIGTERM.
 pub async fn run(args: ServeArgs) -> Result<()> {
     let config = read_config(args.config.as_deref())?;
     let clock = Clock::system();
+    let data_dir = args.data_dir.clone().or(config.data_dir.clone());
+    let defaults = LineConfig::new(data_dir.unwrap_or_else(|| "data".into()));
     let line_config = LineConfig {
         store: args.store.clone().or(config.store.clone()),
         ingest: config.ingest.clone(),
         scheduled_batches: args.roles.is_empty() || args.roles.contains(&Role::Batch),
-        ..LineConfig::new(args.data_dir.clone().or(config.data_dir.clone()).unwrap_or_else(|| "data".into()))
+        dead_retention: args
+            .dead_retention
+            .map(|Span(keep)| keep)
+            .or(config.dead_retention)
+            .unwrap_or(defaults.dead_retention),
+        ..defaults
     };
     let http = args.http.or(config.http).map_or_else(|| DEFAULT_HTTP.parse(), Ok)?;
-    let mqtt = mqtt_source(&args, &config)?;
-    check_reach(&args, http, &mqtt)?;
+    check_roles(&args.roles)?;
+    let has_broker = args.roles.is_empty() || args.roles.contains(&Role::Broker);
+    let mqtt = mqtt::source(&args.mqtt, &config, has_broker, args.insecure)?;
+    let access = http_access(&args, &config)?;
+    check_reach(&args, http, &access)?;
     let line = Line::open(line_config, clock.clone()).await?;
     if let Some(catalog) = args.catalog.or(config.catalog) {
         super::documents::apply_locally(&line, &catalog).await?;
     }
-    let server = Server::start(line, Listen { addr: http, or_any_port: false }, mqtt, clock).await?;
+    let listen = Listen { addr: http, or_any_port: false };
+    let server = Server::start(line, listen, access, mqtt, clock).await?;
     for line in server.listening() {
         output::line(&line)?;
     }
@@ -116,26 +145,6 @@ fn read_config(path: Option<&std::path::Path>) -> Result<ServeConfig> {
     Ok(serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string()))?)
 }
 
-fn mqtt_source(args: &ServeArgs, config: &ServeConfig) -> Result<MqttSource> {
-    check_roles(&args.roles)?;
-    let node = &config.ingest.node;
-    let default_id = format!("iot-ingest-{node}");
-    let external = match (&args.broker, &config.broker) {
-        (Some(url), _) => Some((url.clone(), default_id)),
-        (None, Some(broker)) => Some((broker.url.clone(), broker.client_id.clone().unwrap_or(default_id))),
-        (None, None) => None,
-    };
-    if let Some((url, client_id)) = external {
-        return Ok(MqttSource::External { url, client_id });
-    }
-    if !args.roles.is_empty() && !args.roles.contains(&Role::Broker) {
-        let failure = Failure::usage("without the role `broker` an external broker is needed");
-        return Err(failure.hint("name it with --broker mqtt://HOST:PORT").into());
-    }
-    let addr = args.mqtt.or(config.mqtt).map_or_else(|| DEFAULT_MQTT.parse(), Ok)?;
-    Ok(MqttSource::Embedded(Listen { addr, or_any_port: false }))
-}
-
 fn check_roles(roles: &[Role]) -> Result<()> {
     let needed = [Role::Ingest, Role::Speed, Role::Serving];
     if roles.is_empty() || needed.iter().all(|role| roles.contains(role)) {
@@ -146,21 +155,27 @@ fn check_roles(roles: &[Role]) -> Result<()> {
     Err(failure.hint("leave --roles out, or name all three").into())
 }
 
-/// Without authentication nobody else on the network may reach us.
-fn check_reach(args: &ServeArgs, http: SocketAddr, mqtt: &MqttSource) -> Result<()> {
-    let mut open = vec![http];
-    if let MqttSource::Embedded(listen) = mqtt {
-        open.push(listen.addr);
+fn http_access(args: &ServeArgs, config: &ServeConfig) -> Result<HttpAccess> {
+    let Some(file) = args.tokens.as_ref().or(config.tokens_file.as_ref()) else {
+        return Ok(HttpAccess::default());
+    };
+    let loopback_is_free = !(args.token_on_loopback || config.token_on_loopback);
+    Ok(HttpAccess::tokens(file, loopback_is_free).map_err(|e| Failure::bad_configuration(e.to_string()))?)
+}
+
+/// Without authentication nobody else on the network may reach us. Of MQTT the broker takes care itself.
+fn check_reach(args: &ServeArgs, http: SocketAddr, access: &HttpAccess) -> Result<()> {
+    if http.ip().is_loopback() || args.insecure {
+        return Ok(());
     }
-    match open.iter().find(|addr| !addr.ip().is_loopback()) {
-        Some(addr) if !args.insecure => {
-            let failure = Failure::bad_configuration(format!(
-                "{addr} can be reached from other machines, and nobody would have to authenticate"
-            ));
-            Err(failure.hint("listen on 127.0.0.1, or say --insecure").into())
-        }
-        _ => Ok(()),
+    if access.is_guarded() {
+        tracing::warn!("tokens cross the network in the clear on http {http}; put a proxy with TLS in front");
+        return Ok(());
     }
+    let failure = Failure::bad_configuration(format!(
+        "{http} can be reached from other machines, and nobody would have to authenticate"
+    ));
+    Err(failure.hint("name tokens with --tokens, serve HTTP on 127.0.0.1, or say --insecure").into())
 }
 
 /// Waits until the process is told to end.
