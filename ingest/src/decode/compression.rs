@@ -23,13 +23,16 @@ pub(super) struct Expander {
 
 impl Expander {
     /// The payload as the decoder of its format takes it, or why it cannot be expanded.
+    #[inline]
     pub(super) fn expand<'a>(
         &'a mut self,
         payload: &'a [u8],
         compression: Compression,
     ) -> Result<&'a [u8], String> {
-        self.expanded.clear();
-        self.expanded.shrink_to(KEPT_CAPACITY);
+        if !self.expanded.is_empty() {
+            self.expanded.clear();
+            self.expanded.shrink_to(KEPT_CAPACITY);
+        }
         let (word, outcome) = match compression {
             Compression::Auto if payload.starts_with(&GZIP) => ("gzip", self.gzip(payload)),
             Compression::Auto if payload.starts_with(&ZSTD) => ("zstd", self.zstd(payload)),

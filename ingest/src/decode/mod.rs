@@ -203,6 +203,7 @@ impl StreamDecoder {
     }
 
     /// Collects the rows of a message, which is not stored yet.
+    #[inline]
     fn stage(&mut self, payload: &[u8], origin: Origin<'_>) -> Result<(), String> {
         let Payloads { compression, rows, csv, .. } = &self.payloads;
         let format = self.payloads.format_of(origin.content_type)?;
@@ -302,6 +303,7 @@ impl StreamDecoder {
     }
 
     /// The columns of the user properties that a message has, and their values.
+    #[inline]
     fn properties_of<'a>(&self, origin: Origin<'a>) -> impl Iterator<Item = (usize, &'a str)> {
         let value = move |(name, at): &(Box<str>, usize)| Some((*at, origin.user_properties.get(name)?));
         self.properties.iter().filter_map(value)
