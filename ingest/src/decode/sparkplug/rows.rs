@@ -79,6 +79,7 @@ impl<'a> Rows<'a> {
             None => staging.keep(&format!("{group}/{node}")),
             Some(device) => staging.keep(&format!("{group}/{node}/{device}")),
         };
+        let [at_group, at_node, at_word, at_historical, at_transient, at_properties] = *columns;
         let texts = [group, node, word].map(|text| staging.keep(text));
         let shared: usize = texts.iter().chain([&device]).map(|(start, end)| end - start).sum();
         let nothing = [Sample::nothing(self.default_time)];
@@ -88,13 +89,13 @@ impl<'a> Rows<'a> {
             staging.begin_row();
             staging.place(first.key.time, device);
             staging.repeated += shared;
-            for (column, (start, end)) in columns.iter().zip(texts) {
-                staging.values.push((*column, Value::Text { start, end }));
+            for (column, (start, end)) in [at_group, at_node, at_word].into_iter().zip(texts) {
+                staging.values.push((column, Value::Text { start, end }));
             }
-            staging.values.push((columns[3], Value::Boolean(first.key.is_historical)));
-            staging.values.push((columns[4], Value::Boolean(first.key.is_transient)));
+            staging.values.push((at_historical, Value::Boolean(first.key.is_historical)));
+            staging.values.push((at_transient, Value::Boolean(first.key.is_transient)));
             if let Some((start, end)) = all_properties(row).map(|json| staging.keep(&json)) {
-                staging.values.push((columns[5], Value::Text { start, end }));
+                staging.values.push((at_properties, Value::Text { start, end }));
             }
             let staged = row
                 .iter()
