@@ -167,7 +167,9 @@ mod tests {
         let inputs = std::env::var_os("IOT_FUZZ_INPUTS").map_or(INPUTS, |text| {
             text.to_str().and_then(|text| text.parse().ok()).expect("IOT_FUZZ_INPUTS is a number")
         });
-        let formats: Vec<&str> = Format::ALL.iter().map(|format| format.word()).collect();
+        // Sparkplug B needs births before anything else; its test stands beside its decoder.
+        let formats = Format::ALL.iter().filter(|format| **format != Format::SparkplugB);
+        let formats: Vec<&str> = formats.map(|format| format.word()).collect();
         let mut chance = StdRng::seed_from_u64(4);
         for format in &formats {
             let mut seeds = seeds(format);

@@ -30,6 +30,11 @@ async fn run(session: &SessionContext, sql: &str, translate: fn(&mut Statement))
     session.execute_logical_plan(plan).await?.collect().await
 }
 
+async fn as_a_server_would(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>> {
+    let plan = iot_schemas::sql::plan(session, sql).await?;
+    session.execute_logical_plan(plan).await?.collect().await
+}
+
 /// `IOT_BLESS=1` writes the answers into the page.
 #[tokio::test]
 async fn the_examples_of_the_page_give_the_answers_beside_them() {
@@ -53,8 +58,9 @@ async fn the_examples_of_the_page_give_the_answers_beside_them() {
     let mut examples = 0;
     while let Some((before, after)) = rest.split_once("```sql\n") {
         let (sql, after) = after.split_once("```\n").unwrap();
-        let rows =
-            run(&session, sql, |_| {}).await.unwrap_or_else(|e| panic!("{sql}\n{}", e.strip_backtrace()));
+        let rows = as_a_server_would(&session, sql)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}\n{}", e.strip_backtrace()));
         let answer = format!("\n```text\n{}\n```\n", pretty_format_batches(&rows).unwrap());
         blessed.push_str(&format!("{before}```sql\n{sql}```\n{answer}"));
         // An answer that is there already is replaced.

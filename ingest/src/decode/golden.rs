@@ -36,7 +36,8 @@ fn golden_payloads_give_the_rows_that_they_must() {
     let bless = std::env::var_os("IOT_BLESS").is_some_and(|value| value == "1");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let (mut payloads, mut different) = (0, Vec::new());
-    for dir in folder(&root).iter().filter(|path| path.is_dir()) {
+    // Sparkplug's are a story, in which each message depends on those before; it is told beside its decoder.
+    for dir in folder(&root).iter().filter(|path| path.is_dir() && !path.ends_with("sparkplug")) {
         let stream = fs::read_to_string(dir.join("stream.yaml")).expect("a folder has a stream");
         for path in folder(dir) {
             if path.extension().is_some_and(|extension| extension == "yaml" || extension == "expect") {

@@ -102,7 +102,7 @@ pub enum WindowKind {
 pub struct WindowCall {
     /// Which windows.
     pub kind: WindowKind,
-    /// What is put into windows: an event's time, or for count windows the [parts](super::counts::POSITION) of its
+    /// What is put into windows: an event's time, or for count windows the parts of its
     /// position.
     pub of: Vec<Expr>,
     /// The keys that have sessions or counts of their own; empty for other kinds.
