@@ -14,6 +14,7 @@ use iot_schemas::position::{NodeId, Seq};
 
 use crate::dead_letter::{DEAD, DeadLetter, DeadLetters, Resolution};
 use crate::decode::{Captures, Origin, Rebirth, StreamDecoder};
+use crate::message::WRITTEN;
 use crate::route::{TopicCache, matches};
 use crate::stream::Stream;
 use crate::wal::record::{Record, records};
@@ -242,6 +243,10 @@ impl GroupDecoder {
 
     /// Each stream at most once: the first of its patterns that matches says what the levels mean.
     fn find_routes(&self, topic: &str) -> Vec<Route> {
+        if let Some(stream) = topic.strip_prefix(WRITTEN) {
+            let lane = self.lanes.iter().position(|lane| *lane.stream.name == *stream);
+            return lane.map(|lane| Route { lane, captures: Captures::written() }).into_iter().collect();
+        }
         let route = |(lane, it): (usize, &Lane)| {
             let pattern = it.def.topics.iter().find(|pattern| matches(pattern, topic))?;
             let captures = it.decoder.capture(pattern, topic)?;

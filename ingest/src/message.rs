@@ -16,6 +16,10 @@ pub const MAX_USER_PROPERTY_BYTES: usize = 16 << 10;
 /// Characters of a content type that are kept. Those that exist are shorter.
 const MAX_CONTENT_TYPE: usize = 255;
 
+/// With what the topic of events begins that were written to a stream by name. No MQTT client can publish there: a
+/// topic with a wildcard in it is a protocol error.
+pub(crate) const WRITTEN: &str = "#write/";
+
 /// One message as it arrived, whatever brought it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -33,6 +37,14 @@ impl Message {
     /// A message that nobody delivers twice.
     pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self { topic: topic.into(), payload: payload.into(), delivery: None, properties: None }
+    }
+
+    /// Events that are written to a stream by name. The content type says how they are encoded, and with the
+    /// parameter `precision` (`s`, `ms`, `us` or `ns`) what their times count.
+    pub fn written(stream: &str, content_type: &str, payload: impl Into<Bytes>) -> Self {
+        let mut properties = Properties::default();
+        properties.set_content_type(content_type);
+        Self { properties: properties.boxed(), ..Self::new(format!("{WRITTEN}{stream}"), payload) }
     }
 
     /// What it takes up in queues.

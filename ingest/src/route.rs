@@ -7,6 +7,8 @@ use ahash::HashMap;
 use iot_schemas::catalog::StreamDef;
 use iot_schemas::topic::TopicPattern;
 
+use crate::message::WRITTEN;
+
 /// Topics whose routes are remembered. A fleet with more topics resolves them more often, that is all.
 const MAX_CACHED_TOPICS: usize = 65_536;
 
@@ -22,14 +24,24 @@ pub(crate) fn matches(pattern: &TopicPattern, topic: &str) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Matcher {
     patterns: Vec<TopicPattern>,
+    /// The names of the streams, to which events can be written.
+    streams: Vec<String>,
 }
 
 impl Matcher {
     pub(crate) fn new<'a>(defs: impl IntoIterator<Item = &'a Arc<StreamDef>>) -> Self {
-        Self { patterns: defs.into_iter().flat_map(|def| def.topics.iter().cloned()).collect() }
+        let (mut patterns, mut streams) = (Vec::new(), Vec::new());
+        for def in defs {
+            patterns.extend(def.topics.iter().cloned());
+            streams.push(def.name.clone());
+        }
+        Self { patterns, streams }
     }
 
     pub(crate) fn wants(&self, topic: &str) -> bool {
+        if let Some(stream) = topic.strip_prefix(WRITTEN) {
+            return self.streams.iter().any(|name| name == stream);
+        }
         self.patterns.iter().any(|pattern| matches(pattern, topic))
     }
 

@@ -28,5 +28,6 @@ pub mod table;
 pub mod topic;
 pub mod view;
 pub mod window;
+pub mod write;
 
 pub use error::{Error, Result};

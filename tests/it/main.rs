@@ -20,3 +20,4 @@ mod tidy;
 mod uncomputable;
 mod view_change;
 mod windows;
+mod write;

@@ -223,7 +223,8 @@ impl Desk {
         let Some(def) = self.ingest.definition(&letter.stream) else {
             return Some(format!("there is no stream `{}` any more", letter.stream));
         };
-        let wanted = def.topics.iter().any(|pattern| pattern.capture(&letter.topic).is_some());
+        let wanted = letter.topic == Message::written(&def.name, "", Bytes::new()).topic
+            || def.topics.iter().any(|pattern| pattern.capture(&letter.topic).is_some());
         (!wanted)
             .then(|| format!("the stream `{}` does not take the topic `{}` any more", def.name, letter.topic))
     }

@@ -20,6 +20,7 @@ mod sparkplug_nodes;
 mod system_tables;
 mod upkeep;
 mod view_status;
+mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

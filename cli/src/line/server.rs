@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Line;
+use super::writer::Writer;
 use crate::exit::Failure;
 
 /// An address to listen on.
@@ -93,6 +94,7 @@ impl Server {
             batch: line.batch.clone(),
             control: line.clone(),
             dead: Arc::new(line.dead.clone()),
+            writer: Arc::new(Writer(line.ingest.clone())),
             clock,
             access,
             limits: HttpLimits::default(),

@@ -50,6 +50,8 @@ pub(crate) struct Fields {
     targets: HashMap<Box<str>, Target>,
     /// Lower-case names, because table formats do not tell `Temp` from `temp`.
     lower: HashMap<Box<str>, usize>,
+    /// The events of the present message say everything themselves: they have no topic and no properties.
+    pub(crate) is_written: bool,
     /// The columns of the last object by position: payloads of a fleet look alike.
     habit: Vec<Target>,
 }
@@ -63,6 +65,7 @@ impl Fields {
             unknown: def.unknown_fields,
             targets: HashMap::default(),
             lower: HashMap::default(),
+            is_written: false,
             habit: Vec::new(),
         };
         let of_format = if def.format == Format::SparkplugB { &SPARKPLUG_COLUMNS[..] } else { &[] };
@@ -169,6 +172,12 @@ impl Fields {
             return Target::Unknown;
         }
         let target = self.targets.get(name).copied().unwrap_or(Target::Unknown);
+        if self.is_written
+            && target == Target::Skip
+            && let Some(at) = self.lower.get(name.to_lowercase().as_str())
+        {
+            return Target::Column(*at);
+        }
         if position < MAX_COLUMNS {
             if self.habit.len() <= position {
                 self.habit.resize(position + 1, Target::Unknown);

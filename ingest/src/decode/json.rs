@@ -42,6 +42,24 @@ pub(super) fn decode(
     if found { Ok(()) } else { Err(format!("there is no array of objects at `{rows}`")) }
 }
 
+/// The same of objects that stand on lines of their own.
+pub(crate) fn decode_lines(
+    payload: &[u8],
+    rows: Option<&str>,
+    fields: &mut Fields,
+    staging: &mut Staging,
+) -> Result<(), String> {
+    let mut is_empty = true;
+    for (at, line) in payload.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if !line.is_empty() {
+            decode(line, rows, fields, staging).map_err(|why| format!("line {}: {why}", at + 1))?;
+            is_empty = false;
+        }
+    }
+    if is_empty { Err("the payload is empty".into()) } else { Ok(()) }
+}
+
 /// Digits of a decimal number that the parser certainly turns into the nearest double.
 const EXACT_DIGITS: usize = 15;
 /// Digits of an integer that certainly fits in 64 bits.

@@ -63,6 +63,15 @@ pub(crate) struct Captures {
     pub(crate) device: Option<Box<str>>,
     /// The columns of the other named levels, by column number, and their values.
     pub(crate) columns: Vec<(usize, Box<str>)>,
+    /// There is no topic: the events were written to the stream by name, and say everything themselves.
+    pub(crate) is_written: bool,
+}
+
+impl Captures {
+    /// Of a message that was written to its stream by name.
+    pub(crate) fn written() -> Self {
+        Self { is_written: true, ..Self::default() }
+    }
 }
 
 /// Where a message came from.
@@ -206,15 +215,20 @@ impl StreamDecoder {
     #[inline]
     fn stage(&mut self, payload: &[u8], origin: Origin<'_>) -> Result<(), String> {
         let Payloads { compression, rows, csv, .. } = &self.payloads;
-        let format = self.payloads.format_of(origin.content_type)?;
-        let unit = self.payloads.time_unit.unwrap_or(format.time_unit());
+        let is_written = origin.captures.is_written;
+        let format = self.payloads.format_of(origin.content_type, is_written)?;
+        let said = origin.content_type.filter(|_| is_written).and_then(precision);
+        let unit = said.or(self.payloads.time_unit).unwrap_or(format.time_unit());
         let (fields, staging) = (&mut self.fields, &mut self.staging);
         staging.clear(origin.captures.device.is_some(), unit);
-        let payload = self.expander.expand(payload, *compression)?;
+        fields.is_written = is_written;
+        let compression = if is_written { Compression::Auto } else { *compression };
+        let payload = self.expander.expand(payload, compression)?;
         let rows = rows.as_deref();
         match format {
             // No content type means JSON.
             Format::Json | Format::Auto => json::decode(payload, rows, fields, staging),
+            Format::JsonLines => json::decode_lines(payload, rows, fields, staging),
             Format::SparkplugB => self.sparkplug.decode(payload, origin, fields, staging),
             Format::LineProtocol => line_protocol::decode(payload, fields, staging),
             Format::Cbor => tree::decode(Cbor::new(payload), rows, fields, staging),
@@ -346,14 +360,23 @@ impl Payloads {
         }
     }
 
-    /// How a payload of this content type is encoded.
-    fn format_of(&self, content_type: Option<&str>) -> Result<Format, String> {
+    /// How a payload of this content type is encoded. What is written to a stream by name always says it.
+    fn format_of(&self, content_type: Option<&str>, is_written: bool) -> Result<Format, String> {
         match (self.format, content_type) {
-            (Format::Auto, Some(content_type)) => Format::of_content_type(content_type)
-                .ok_or_else(|| format!("no format has the content type `{}`", shorten(content_type))),
+            (format, Some(content_type)) if is_written || format == Format::Auto => {
+                Format::of_content_type(content_type)
+                    .ok_or_else(|| format!("no format has the content type `{}`", shorten(content_type)))
+            }
             (format, _) => Ok(format),
         }
     }
+}
+
+/// The unit of times that a content type states as its parameter `precision`.
+fn precision(content_type: &str) -> Option<TimeUnitName> {
+    let parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.trim().split_once('='));
+    let (_, unit) = parameters.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("precision"))?;
+    TimeUnitName::of_word(unit)
 }
 
 /// The columns that every stream has.

@@ -338,6 +338,19 @@ pub enum TimeUnitName {
     Ns,
 }
 
+impl TimeUnitName {
+    /// The unit that is called `word`, as in the catalog or, as InfluxDB's clients have it, `n` and `u`.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "s" => Self::S,
+            "ms" => Self::Ms,
+            "us" | "u" => Self::Us,
+            "ns" | "n" => Self::Ns,
+            _ => return None,
+        })
+    }
+}
+
 /// What happens to a field that is not declared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

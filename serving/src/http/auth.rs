@@ -51,11 +51,10 @@ impl Scope {
     /// What a request needs; `None` if anybody may make it.
     fn needed(method: &Method, path: &str) -> Option<Self> {
         match (method, path) {
-            (_, "/healthz" | "/readyz") => None,
+            (_, "/healthz" | "/readyz" | "/ping") => None,
             (&Method::GET | &Method::HEAD, _) | (_, "/v1/query" | "/v1/verify") => Some(Self::Read),
-            (&Method::POST, path) if path.starts_with("/v1/alerts/") || path == "/v1/write" => {
-                Some(Self::Write)
-            }
+            (&Method::POST, "/v1/write" | "/api/v2/write" | "/write") => Some(Self::Write),
+            (&Method::POST, path) if path.starts_with("/v1/alerts/") => Some(Self::Write),
             _ => Some(Self::Admin),
         }
     }
@@ -211,9 +210,11 @@ impl Tokens {
     }
 }
 
+/// `Bearer` is the word for it; InfluxDB's clients say `Token`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    let is_known = ["bearer", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    is_known.then(|| token.trim())
 }
 
 /// The other end of a connection.

@@ -25,6 +25,7 @@ use iot_schemas::dead::{DeadLetters, DeadReport, DeadRequest};
 use iot_schemas::position::Frontier;
 use iot_schemas::table::Table;
 use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
+use iot_schemas::write::{EventWriter, Written};
 use iot_schemas::{Error, Result};
 
 use super::*;
@@ -195,6 +196,8 @@ impl BatchRunner for FakeBatch {
 pub(crate) struct FakeControl {
     /// The answer of `not_ready`.
     pub(crate) not_ready: Mutex<Option<String>>,
+    /// What was written.
+    pub(crate) written: Mutex<Vec<Written>>,
 }
 
 fn applied(name: &str, change: Change) -> Applied {
@@ -258,6 +261,17 @@ impl DeadLetters for FakeControl {
     }
 }
 
+#[async_trait::async_trait]
+impl EventWriter for FakeControl {
+    async fn write(&self, batch: Written) -> Result<()> {
+        if batch.stream == "unknown" {
+            return Err(Error::NotFound { kind: "stream", name: batch.stream, hint: String::new() });
+        }
+        self.written.lock().push(batch);
+        Ok(())
+    }
+}
+
 /// An [`App`] of fakes, with the fakes at hand.
 #[derive(Debug)]
 pub(crate) struct Fixture {
@@ -281,6 +295,7 @@ impl Fixture {
             batch: Arc::new(FakeBatch),
             control: control.clone(),
             dead: control.clone(),
+            writer: control.clone(),
             clock: Clock::manual(0).0,
             access: HttpAccess::default(),
             limits,

@@ -20,6 +20,7 @@ pub mod problem;
 mod query;
 mod view_stream;
 mod views;
+mod write;
 
 #[cfg(test)]
 pub(crate) mod fakes;
@@ -41,6 +42,7 @@ use iot_schemas::batch::BatchRunner;
 use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
 use iot_schemas::dead::DeadLetters;
+use iot_schemas::write::EventWriter;
 
 use self::auth::{HttpAccess, Peer};
 use self::listener::LimitedListener;
@@ -65,6 +67,8 @@ pub struct App {
     pub control: Arc<dyn Control>,
     /// Whoever deals with dead letters.
     pub dead: Arc<dyn DeadLetters>,
+    /// Whoever takes events.
+    pub writer: Arc<dyn EventWriter>,
     /// The time.
     pub clock: Clock,
     /// Who may do what.
@@ -143,6 +147,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(alerts::routes())
         .merge(control::routes())
         .merge(dead::routes())
+        .merge(write::routes())
         .merge(health::routes())
         .with_state(app.clone())
         .layer(DefaultBodyLimit::max(app.limits.body_bytes))

@@ -55,6 +55,9 @@ impl ProblemKind {
     /// The body is over the limit.
     pub const BODY_TOO_LARGE: Self =
         Self::new("urn:iot:problem:body-too-large", "the request body is too large", 413);
+    /// The body is in a format that cannot be read.
+    pub const UNSUPPORTED_MEDIA_TYPE: Self =
+        Self::new("urn:iot:problem:unsupported-media-type", "the format of the body is not supported", 415);
     /// Our bug.
     pub const INTERNAL: Self = Self::new("urn:iot:problem:internal", "the server failed", 500);
     /// Bytes on disk or in the store are not what was written.

@@ -11,6 +11,8 @@ pub enum Format {
     /// A JSON object, or an array of objects.
     #[default]
     Json,
+    /// JSON objects, one a line.
+    JsonLines,
     /// Sparkplug B: births, data and deaths of edge nodes and their devices, as protobuf.
     SparkplugB,
     /// Lines of InfluxDB's line protocol.
@@ -30,9 +32,13 @@ pub enum Format {
 }
 
 /// The content types of the formats, in lower case and without parameters.
-const CONTENT_TYPES: [(&str, Format); 14] = [
+const CONTENT_TYPES: [(&str, Format); 18] = [
     ("application/json", Format::Json),
     ("text/json", Format::Json),
+    ("application/x-ndjson", Format::JsonLines),
+    ("application/ndjson", Format::JsonLines),
+    ("application/jsonl", Format::JsonLines),
+    ("application/x-jsonlines", Format::JsonLines),
     ("application/vnd.influx.line-protocol", Format::LineProtocol),
     ("application/vnd.influxdata.line-protocol", Format::LineProtocol),
     ("text/vnd.influx.line-protocol", Format::LineProtocol),
@@ -49,8 +55,9 @@ const CONTENT_TYPES: [(&str, Format); 14] = [
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Json,
+        Self::JsonLines,
         Self::SparkplugB,
         Self::LineProtocol,
         Self::Cbor,
@@ -65,6 +72,7 @@ impl Format {
     pub fn word(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::JsonLines => "json_lines",
             Self::SparkplugB => "sparkplug_b",
             Self::LineProtocol => "line_protocol",
             Self::Cbor => "cbor",
@@ -93,7 +101,7 @@ impl Format {
 
     /// Whether its events are objects, which can hold an array of others.
     pub(super) fn has_objects(self) -> bool {
-        matches!(self, Self::Json | Self::Cbor | Self::Msgpack | Self::Auto)
+        matches!(self, Self::Json | Self::JsonLines | Self::Cbor | Self::Msgpack | Self::Auto)
     }
 }
 
