@@ -105,10 +105,11 @@ impl Sealer {
         batches: Vec<MicroBatch>,
         seq: Seq,
     ) -> Result<()> {
-        match *stream.name == *DEAD {
-            true => stream.table.evolve(schema).await?,
-            false => stream.table.evolve(&with_date_field(schema)).await?,
-        };
+        if *stream.name == *DEAD {
+            stream.table.evolve(schema).await?;
+        } else {
+            stream.table.evolve(&with_date_field(schema)).await?;
+        }
         let schema = schema.clone();
         let rows = blocking("arranging rows", move || arrange(&join_all(&batches, &schema)?)).await?;
         let frontier = [(self.node.clone(), seq)].into_iter().collect();

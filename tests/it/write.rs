@@ -93,5 +93,8 @@ fn events_are_written_over_http_and_outlast_a_kill() {
     let again = server.post_text("/v1/dead/replay", &json!({"stream": "readings", "by": "test"}).to_string());
     assert_eq!((&again["done"], &again["dead_again"]), (&json!(1), &json!(1)), "{again}");
     assert_eq!(post(&server, &curl, "/v1/write?stream=nowhere", text, &lines), "404");
+    // The log would keep only its beginning, so it is not acknowledged.
+    let large = file("large", &"m,device_id=a temperature=1\n".repeat(200_000));
+    assert_eq!(post(&server, &curl, "/v1/write?stream=readings", text, &large), "413");
     assert_eq!(server.verify(), 0);
 }

@@ -97,7 +97,10 @@ impl Server {
             writer: Arc::new(Writer(line.ingest.clone())),
             clock,
             access,
-            limits: HttpLimits::default(),
+            limits: HttpLimits {
+                write_bytes: line.ingest.config().max_payload_bytes,
+                ..HttpLimits::default()
+            },
             shutdown: stop.clone(),
         });
         let http_task = tokio::spawn(serve(listener, app, stop.clone()));

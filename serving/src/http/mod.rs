@@ -86,6 +86,8 @@ pub struct HttpLimits {
     pub connections: usize,
     /// The largest request body in bytes; a larger one is refused with status 413.
     pub body_bytes: usize,
+    /// The largest body of events: of what is larger the log would keep the beginning only.
+    pub write_bytes: usize,
     /// Event streams that are open at a time; a further one is refused with status 503.
     pub event_streams: usize,
     /// The longest silence on an event stream: shorter than the idle time-outs of common proxies.
@@ -101,6 +103,7 @@ impl Default for HttpLimits {
         Self {
             connections: 4_096,
             body_bytes: 8 << 20,
+            write_bytes: 4 << 20,
             event_streams: 1_000,
             heartbeat: Duration::from_secs(15),
             retry: Duration::from_secs(2),

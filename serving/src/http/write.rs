@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -54,7 +55,7 @@ async fn write(
     State(app): State<Arc<App>>,
     Params(params): Params<WriteParams>,
     headers: HeaderMap,
-    payload: Bytes,
+    payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = encoding(content_type.unwrap_or_default())?;
@@ -64,7 +65,7 @@ async fn write(
 async fn write_as_influx_2(
     State(app): State<Arc<App>>,
     Params(params): Params<Influx2Params>,
-    payload: Bytes,
+    payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
     take(&app, ("bucket", params.bucket), LINE_PROTOCOL, params.precision, payload).await
 }
@@ -72,7 +73,7 @@ async fn write_as_influx_2(
 async fn write_as_influx_1(
     State(app): State<Arc<App>>,
     Params(params): Params<Influx1Params>,
-    payload: Bytes,
+    payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
     take(&app, ("db", params.db), LINE_PROTOCOL, params.precision, payload).await
 }
@@ -100,8 +101,20 @@ async fn take(
     (parameter, stream): (&str, Option<String>),
     content_type: &str,
     precision: Option<String>,
-    payload: Bytes,
+    payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
+    let limit = app.limits.write_bytes;
+    let too_large = || {
+        let detail = format!("the body has more than {limit} bytes; send fewer events at once");
+        Problem::new(ProblemKind::BODY_TOO_LARGE, detail)
+    };
+    let payload = payload.map_err(|e| match e.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        _ => Problem::invalid(format!("the body cannot be read: {}", e.body_text())),
+    })?;
+    if payload.len() > limit {
+        return Err(too_large());
+    }
     let stream = stream.filter(|stream| !stream.is_empty()).ok_or_else(|| {
         Problem::invalid(format!("the parameter `{parameter}` is missing; it names the stream"))
     })?;
@@ -127,13 +140,13 @@ mod tests {
     use crate::http::fakes::Fixture;
 
     /// The status and what was handed on as (stream, content type).
-    async fn written(path: &str, content_type: &str, body: &'static str) -> (u16, Vec<(String, String)>) {
+    async fn written(path: &str, content_type: &str, body: &str) -> (u16, Vec<(String, String)>) {
         let fixture = Fixture::new();
         let mut request = Request::post(path);
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }
-        let reply = fixture.send(request.body(Body::from(body)).expect("a request")).await;
+        let reply = fixture.send(request.body(Body::from(body.to_owned())).expect("a request")).await;
         let written = fixture.control.written.lock();
         let written = written.iter().map(|it| (it.stream.clone(), it.content_type.clone())).collect();
         (reply.status.as_u16(), written)
@@ -170,6 +183,8 @@ mod tests {
             ("/v1/write?stream=a", "application/xml", "<a/>", 415),
             ("/v1/write?stream=unknown", "", "m v=1", 404),
             ("/api/v2/write?org=o", "", "m v=1", 400),
+            ("/v1/write?stream=a", "", &"x".repeat((4 << 20) + 1), 413),
+            ("/v1/write?stream=a", "", &"x".repeat((8 << 20) + 1), 413),
         ] {
             assert_eq!(written(path, content_type, body).await, (status, vec![]), "{path} {content_type}");
         }
