@@ -23,8 +23,15 @@ from pysparkplug import Client, DataType, DBirth, DData, DDeath, Message, Messag
 GROUP, NODE, DEVICE = "plant", "line-1", "oven"
 BD_SEQ = 3
 TEMPERATURE, DOOR = 1, 2
-births, seq, lock = 0, 0, threading.RLock()
+births, seq, lock, saying = 0, 0, threading.RLock(), threading.Lock()
 client = Client(client_id="edge-node")
+
+
+def say(*words):
+    """A line in one piece: two threads speak, and `print` writes its line end apart."""
+    with saying:
+        sys.stdout.write(" ".join(map(str, words)) + "\n")
+        sys.stdout.flush()
 
 
 def now():
@@ -55,7 +62,7 @@ def be_born():
         temperature = Metric(now(), "Inputs/Temp", DataType.DOUBLE, value=20.0, alias=TEMPERATURE)
         door = Metric(now(), "Inputs/Door open", DataType.BOOLEAN, value=False, alias=DOOR)
         publish(MessageType.DBIRTH, DBirth(now(), next_seq(), (temperature, door)), DEVICE)
-        print("birth", births, flush=True)
+        say("birth", births)
 
 
 def send(alias, value, is_historical=False):
@@ -76,7 +83,7 @@ def connected(_client):
 
 host = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="host-watcher")
 host.on_connect = lambda client, *_: client.subscribe("spBv1.0/STATE/#", 1)
-host.on_message = lambda _client, _data, message: print("state", message.payload.decode(), flush=True)
+host.on_message = lambda _client, _data, message: say("state", message.payload.decode())
 for it in (host, client._client):
     it.reconnect_delay_set(1, 1)
 host.connect("127.0.0.1", int(sys.argv[1]))
@@ -111,6 +118,6 @@ for line in sys.stdin:
             send(TEMPERATURE, float(value + 1))
         time.sleep(0.003)
     if word == "flood":
-        print("flooded", flush=True)
+        say("flooded")
 # Without a word of good-bye, so that the broker says it.
 os._exit(0)
