@@ -6,7 +6,9 @@
 //!
 //! Readers hold a [`TableSnapshot`], which stays valid until its files are vacuumed.
 
+mod faults;
 mod files;
+mod patient;
 mod scan;
 mod snapshot;
 mod store;
@@ -38,7 +40,9 @@ use files::{
     writer_properties,
 };
 
+pub use faults::Faults;
 pub use files::cast_to;
+pub use patient::{LONGEST_PAUSE, Patience, install};
 pub use snapshot::{FileInfo, TableSnapshot};
 pub use store::Store;
 

@@ -19,6 +19,7 @@ impl Store {
         let dir = dir.canonicalize().map_err(|e| Error::io(format!("opening {}", dir.display()), e))?;
         let root = Url::from_directory_path(&dir)
             .map_err(|()| Error::invalid(format!("`{}` is no usable path", dir.display())))?;
+        super::patient::enter();
         Ok(Self { root })
     }
 

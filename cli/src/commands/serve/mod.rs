@@ -14,6 +14,7 @@ use iot_ingest::source::embedded::BrokerOptions;
 use iot_ingest::source::tls::ServerTls;
 use iot_schemas::catalog::duration_text;
 use iot_schemas::clock::Clock;
+use iot_schemas::table::{self, Faults, Patience};
 use iot_serving::http::auth::HttpAccess;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +46,12 @@ pub struct ServeArgs {
     /// Where the tables are kept: a directory or a file:// URL.
     #[arg(long, env = "IOTCTL_STORE", value_name = "URL")]
     store: Option<String>,
+    /// How long one call to the store may take before it is made again [default: 30s].
+    #[arg(long, env = "IOTCTL_STORE_TIMEOUT", value_name = "DURATION")]
+    store_timeout: Option<Span>,
+    /// A drill: which share of the calls to the store fails or hangs, as in `fail=0.2,hang=0.05,seed=1`.
+    #[arg(long, env = "IOTCTL_STORE_FAULTS", value_name = "FAULTS", hide = true)]
+    store_faults: Option<Faults>,
     /// The catalog to apply at start: a YAML file or a directory of them.
     #[arg(long, env = "IOTCTL_CATALOG", value_name = "FILE|DIR")]
     catalog: Option<PathBuf>,
@@ -83,6 +90,9 @@ enum Role {
 struct ServeConfig {
     data_dir: Option<PathBuf>,
     store: Option<String>,
+    /// How long one call to the store may take.
+    #[serde(with = "duration_text")]
+    store_timeout: Option<Duration>,
     catalog: Option<PathBuf>,
     http: Option<SocketAddr>,
     tokens_file: Option<PathBuf>,
@@ -124,6 +134,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     let mqtt = mqtt::source(&args.mqtt, &config, has_broker, args.insecure)?;
     let access = http_access(&args, &config)?;
     check_reach(&args, http, &access)?;
+    install_store(&args, &config);
     let line = Line::open(line_config, clock.clone()).await?;
     if let Some(catalog) = args.catalog.or(config.catalog) {
         super::documents::apply_locally(&line, &catalog).await?;
@@ -136,6 +147,16 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     output::line("ready")?;
     wait_for_signal().await?;
     server.stop().await
+}
+
+/// How patient this process is with its store.
+fn install_store(args: &ServeArgs, config: &ServeConfig) {
+    let given = args.store_timeout.map(|Span(timeout)| timeout).or(config.store_timeout);
+    let patience = given.map(|deadline| Patience { deadline, ..Patience::default() });
+    if let Some(faults) = &args.store_faults {
+        tracing::warn!("a drill: calls to the store go wrong on purpose: {faults:?}");
+    }
+    table::install(patience.unwrap_or_default(), args.store_faults.clone());
 }
 
 fn read_config(path: Option<&std::path::Path>) -> Result<ServeConfig> {
