@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use iot_schemas::catalog::StreamDef;
@@ -20,6 +21,7 @@ use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
 use crate::decode::StreamDecoder;
+use crate::dedup::{DedupRule, KeyWindow};
 use crate::group::{DecodedGroup, Group, GroupDecoder, Lane};
 use crate::redelivery::fingerprint;
 use crate::stats::{Counters, add};
@@ -90,11 +92,14 @@ pub(crate) struct EpochThread {
     pub(crate) dead: Arc<Stream>,
     pub(crate) speed: mpsc::Sender<LineEvent>,
     pub(crate) sealer: mpsc::Sender<Epoch>,
+    /// Where tables are read from while the log waits.
+    runtime: Handle,
     open: Open,
     last: Seq,
 }
 
 impl EpochThread {
+    /// To be called within a runtime.
     pub(crate) fn new(
         config: Arc<IngestConfig>,
         clock: Clock,
@@ -104,8 +109,8 @@ impl EpochThread {
         speed: mpsc::Sender<LineEvent>,
         sealer: mpsc::Sender<Epoch>,
     ) -> Self {
-        let open = Open::default();
-        Self { config, clock, counters, groups, dead, speed, sealer, open, last: 0 }
+        let (open, runtime) = (Open::default(), Handle::current());
+        Self { config, clock, counters, groups, dead, speed, sealer, runtime, open, last: 0 }
     }
 
     /// Takes the log's frames after `after`, as if they had just been written, and completes the re-delivery
@@ -161,6 +166,7 @@ impl EpochThread {
     fn count(&self, decoded: &DecodedGroup) {
         add(&self.counters.events, decoded.events);
         add(&self.counters.dead_letters, decoded.dead_letters);
+        add(&self.counters.deduplicated, decoded.copies);
         if decoded.unreadable {
             add(&self.counters.unreadable_groups, 1);
             tracing::error!("a group of the log cannot be read by this version; its messages are skipped");
@@ -235,8 +241,9 @@ impl EpochThread {
         def: Arc<StreamDef>,
         opened: Option<Box<(Stream, StreamDecoder)>>,
     ) -> Result<Arc<Stream>> {
-        if let Some(stream) = self.groups.redefine(def.clone())? {
-            return Ok(stream);
+        let keys = self.keys_for(&def, opened.as_deref().map(|(stream, _)| stream))?;
+        if self.groups.lane(&def.name).is_some() {
+            return self.groups.redefine(def, keys);
         }
         let (stream, decoder) = *opened.ok_or_else(|| Error::NotFound {
             kind: "stream",
@@ -244,8 +251,20 @@ impl EpochThread {
             hint: "; it was removed at the same moment, apply it again".into(),
         })?;
         let stream = Arc::new(stream);
-        self.groups.add(Lane { stream: stream.clone(), def, decoder });
+        self.groups.add(Lane { stream: stream.clone(), def, decoder, keys });
         Ok(stream)
+    }
+
+    /// What `dedup` of a new definition needs, `None` if nothing, or if the stream has it. Reads the table.
+    fn keys_for(&self, def: &StreamDef, opened: Option<&Stream>) -> Result<Option<KeyWindow>> {
+        let lane = self.groups.lane(&def.name);
+        let Some(rule) = DedupRule::of(def).filter(|rule| !lane.is_some_and(|lane| lane.goes_by(rule, def)))
+        else {
+            return Ok(None);
+        };
+        let Some(stream) = lane.map(|lane| &*lane.stream).or(opened) else { return Ok(None) };
+        let (raw, now) = (stream.snapshot(), self.clock.now_micros());
+        self.runtime.block_on(KeyWindow::load(rule, &raw, &self.config.node, self.last, now)).map(Some)
     }
 
     fn tell_speed(&self, event: LineEvent) {

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use tokio::sync::mpsc;
 
-use iot_schemas::Result;
 use iot_schemas::catalog::StreamDef;
 use iot_schemas::dead::DeadAction;
 use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
+use iot_schemas::{Error, Result};
 
 use crate::dead_letter::{DEAD, DeadLetter, DeadLetters, Resolution};
 use crate::decode::{Captures, Origin, Rebirth, StreamDecoder};
+use crate::dedup::{DedupRule, KeyWindow};
 use crate::message::WRITTEN;
 use crate::route::{TopicCache, matches};
 use crate::stream::Stream;
@@ -36,6 +38,10 @@ pub(crate) struct DecodedGroup {
     pub(crate) dead: Option<MicroBatch>,
     pub(crate) events: u64,
     pub(crate) dead_letters: u64,
+    /// Events that are not stored because one with the same key is.
+    pub(crate) copies: u64,
+    /// Messages whose dead letters are replayed.
+    replayed: Vec<Seq>,
     /// Whether part of the group could not be read.
     pub(crate) unreadable: bool,
 }
@@ -46,6 +52,29 @@ pub(crate) struct Lane {
     pub(crate) stream: Arc<Stream>,
     pub(crate) def: Arc<StreamDef>,
     pub(crate) decoder: StreamDecoder,
+    /// The keys by which copies are recognised, if the stream has `dedup`.
+    pub(crate) keys: Option<KeyWindow>,
+}
+
+impl Lane {
+    /// Whether its keys are those that `rule` of a new definition asks for.
+    pub(crate) fn goes_by(&self, rule: &DedupRule, def: &StreamDef) -> bool {
+        let same_type = |name: &String| self.def.fields.get(name) == def.fields.get(name);
+        self.keys.as_ref().is_some_and(|keys| keys.goes_by(rule)) && def.dedup.iter().all(same_type)
+    }
+
+    /// The rows without those whose key is known.
+    fn without_copies(&mut self, rows: RecordBatch, decoded: &mut DecodedGroup) -> RecordBatch {
+        let Some(keys) = &mut self.keys else { return rows };
+        let kept = keys.kept(&rows, &decoded.replayed).expect("columns of raw rows have an order");
+        self.stream.remembers(keys.len());
+        let Some(kept) = kept else { return rows };
+        let copies = (rows.num_rows() - kept.num_rows()) as u64;
+        self.stream.count_copies(copies);
+        decoded.copies += copies;
+        decoded.events -= copies;
+        kept
+    }
 }
 
 /// A stream that wants a topic, and what the topic says about the events.
@@ -82,18 +111,33 @@ impl GroupDecoder {
         self.lanes.push(lane);
     }
 
+    /// The stream of that name.
+    pub(crate) fn lane(&self, name: &str) -> Option<&Lane> {
+        self.lanes.iter().find(|lane| *lane.stream.name == *name)
+    }
+
     /// Puts another definition of a known stream in force, if what the stream holds allows it.
-    pub(crate) fn redefine(&mut self, def: Arc<StreamDef>) -> Result<Option<Arc<Stream>>> {
-        let Some(lane) = self.lanes.iter_mut().find(|lane| *lane.stream.name == *def.name) else {
-            return Ok(None);
-        };
+    ///
+    /// `keys` is what `dedup` needs, unless the lane's own can go on.
+    pub(crate) fn redefine(&mut self, def: Arc<StreamDef>, keys: Option<KeyWindow>) -> Result<Arc<Stream>> {
+        let lane = self.lanes.iter_mut().find(|lane| *lane.stream.name == *def.name);
+        let lane = lane.ok_or_else(|| Error::NotFound {
+            kind: "stream",
+            name: def.name.clone(),
+            hint: String::new(),
+        })?;
         let mut decoder = StreamDecoder::new(&def, lane.decoder.schema())?;
         decoder.go_on_from(&lane.decoder);
         lane.decoder = decoder;
+        lane.keys = match (DedupRule::of(&def), keys) {
+            (None, _) => None,
+            (Some(_), None) => lane.keys.take(),
+            (Some(_), Some(keys)) => Some(keys),
+        };
         lane.def = def.clone();
         lane.stream.redefine(def, &lane.decoder);
         self.routes.clear();
-        Ok(Some(lane.stream.clone()))
+        Ok(lane.stream.clone())
     }
 
     /// Takes a stream out.
@@ -162,6 +206,9 @@ impl GroupDecoder {
             content_type: record.content_type,
             user_properties: record.user_properties,
         };
+        if retry_of.is_some() {
+            decoded.replayed.push(seq);
+        }
         let outcome = match record.cut_from {
             Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
             None => lane.decoder.decode(record.payload, origin),
@@ -266,6 +313,7 @@ impl GroupDecoder {
         for (i, lane) in self.lanes.iter_mut().enumerate() {
             if let Some(rows) = lane.decoder.finish(&self.node) {
                 lane.stream.set_schema(lane.decoder.schema());
+                let rows = lane.without_copies(rows, decoded);
                 decoded.batches.push((i, batch(lane.stream.name.clone(), rows)));
             }
         }

@@ -38,12 +38,14 @@ pub mod bench;
 mod config;
 mod dead_letter;
 mod decode;
+mod dedup;
 mod epoch;
 #[doc(hidden)]
 pub mod fuzz;
 mod group;
 mod message;
 mod pipeline;
+mod pressure;
 mod raw_table;
 mod redelivery;
 mod route;

@@ -127,6 +127,8 @@ pub enum Receipt {
     Redelivered(Seq),
     /// No stream wants the topic; nothing was stored.
     Ignored,
+    /// It was not stored, as its streams say: its device is over its rate, or more comes than can be taken.
+    Shed,
 }
 
 /// The message must not be acknowledged.

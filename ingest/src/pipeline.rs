@@ -25,13 +25,16 @@ use iot_schemas::{Error, Result};
 use crate::config::IngestConfig;
 use crate::dead_letter::{DEAD, Resolution};
 use crate::decode::{NodeStatus, Nodes, Rebirth};
+use crate::dedup::{DedupRule, KeyWindow};
 use crate::epoch::{Control, EpochThread};
 use crate::group::{GroupDecoder, Lane};
 use crate::message::{Message, Receipt, Refused, Ticket};
+use crate::pressure::{Concerned, Policies, Verdict};
 use crate::route::Matcher;
 use crate::seal::{Sealer, blocking};
 use crate::stats::{Counters, IngestStats, StreamStats, add};
 use crate::stream::Stream;
+use crate::wal::record::records;
 use crate::wal::writer::{Gate, Input, Waiting, Wal, Writer};
 use crate::wal::{sparkplug_file, window_file};
 
@@ -81,6 +84,7 @@ impl fmt::Debug for Ingest {
 struct Registry {
     streams: BTreeMap<Arc<str>, Arc<Stream>>,
     matcher: Matcher,
+    policies: Policies,
 }
 
 struct Parts {
@@ -114,7 +118,7 @@ impl Ingest {
         let lanes: Vec<Lane> = opened
             .into_iter()
             .zip(streams)
-            .map(|((stream, decoder), def)| Lane { stream: Arc::new(stream), def, decoder })
+            .map(|((stream, decoder), def)| Lane { stream: Arc::new(stream), def, decoder, keys: None })
             .collect();
         let seen = lanes.iter().map(|lane| lane.stream.sealed()).chain([dead.sealed()]);
         let first = seen.max().unwrap_or(0).max(checkpoint.frontier().get(&config.node)) + 1;
@@ -147,7 +151,9 @@ impl Ingest {
     ) -> Self {
         let (input, queue) = mpsc::channel(config.queue_messages.max(1));
         let (rebirths, rebirths_out) = mpsc::channel(REBIRTHS_IN_FLIGHT);
-        let streams = lanes.iter().map(|lane| (lane.stream.name.clone(), lane.stream.clone())).collect();
+        let streams: BTreeMap<_, _> =
+            lanes.iter().map(|lane| (lane.stream.name.clone(), lane.stream.clone())).collect();
+        let policies = Policies::new(streams.values());
         let matcher = Matcher::new(lanes.iter().map(|lane| &lane.def));
         let counters = Counters::default();
         counters.last_seq.store(wal.log.next() - 1, Ordering::Relaxed);
@@ -155,7 +161,7 @@ impl Ingest {
         Self {
             room: Arc::new(Semaphore::new(config.queue_bytes.clamp(1, Semaphore::MAX_PERMITS))),
             filters: watch::Sender::new(Arc::new(matcher.filters())),
-            registry: RwLock::new(Registry { streams, matcher }),
+            registry: RwLock::new(Registry { streams, matcher, policies }),
             sparkplug: watch::Sender::new(lanes.iter().any(|lane| lane.decoder.nodes().is_some())),
             rebirths: Mutex::new(Some(rebirths_out)),
             parts: Mutex::new(Some(Parts { queue, lanes, window_up_to, rebirths })),
@@ -179,13 +185,14 @@ impl Ingest {
     /// them, and to `speed` always. Somebody must be reading `speed`, or this waits.
     pub async fn start(self: &Arc<Self>, speed: mpsc::Sender<LineEvent>) -> Result<()> {
         let parts = self.parts.lock().take();
-        let parts = parts.ok_or_else(|| Error::invalid("ingest was started already"))?;
+        let mut parts = parts.ok_or_else(|| Error::invalid("ingest was started already"))?;
         let (epochs, epochs_out) = mpsc::channel(EPOCHS_IN_FLIGHT);
         let (work, work_out) = sync_channel(GROUPS_IN_FLIGHT);
         let known =
             parts.lanes.iter().filter_map(|lane| lane.decoder.nodes()).map(|nodes| nodes.lock().applied());
         let after = known.min().unwrap_or(Seq::MAX).min(self.replay_after());
         let last = self.counters.last_seq.load(Ordering::Relaxed);
+        self.load_keys(&mut parts.lanes, after).await?;
 
         let sealer = tokio::spawn(self.sealer().run(epochs_out));
         let mut thread = EpochThread::new(
@@ -218,6 +225,7 @@ impl Ingest {
             config: self.config.clone(),
             counters: self.counters.clone(),
             gate: self.gate.clone(),
+            clock: self.clock.clone(),
         };
         let writer = spawn_thread("ingest-log", move || writer.run())?;
         *self.running.lock().await = Some(Running { threads: vec![writer, decoder], sealer });
@@ -225,6 +233,20 @@ impl Ingest {
             self.counters.sealed_seq.fetch_max(last, Ordering::Relaxed);
         }
         self.counters.started.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads back what `dedup` must know before the log is replayed from after `after` on.
+    async fn load_keys(&self, lanes: &mut [Lane], after: Seq) -> Result<()> {
+        let first = self.wal.lock().log.read_after(after)?.next().transpose()?;
+        let arrival = first.and_then(|frame| Some(records(&frame.body)?.next()?.arrival));
+        let arrival = arrival.unwrap_or(i64::MAX).min(self.clock.now_micros());
+        for lane in lanes {
+            if let Some(rule) = DedupRule::of(&lane.def) {
+                let raw = lane.stream.snapshot();
+                lane.keys = Some(KeyWindow::load(rule, &raw, &self.config.node, after, arrival).await?);
+            }
+        }
         Ok(())
     }
 
@@ -241,9 +263,14 @@ impl Ingest {
         if let Some(settled) = self.settle_at_once(&message)? {
             return Ok(settled);
         }
+        let sheddable = match self.judge(&message) {
+            Ok(sheddable) => sheddable,
+            Err(settled) => return Ok(settled),
+        };
         let permits = self.permits(&message);
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| Refused::Closed)?;
-        let (waiting, ticket) = self.waiting(message, room);
+        let (mut waiting, ticket) = self.waiting(message, room);
+        waiting.sheddable = sheddable;
         self.input.send(Input::Message(waiting)).await.map_err(|_| Refused::Closed)?;
         Ok(ticket)
     }
@@ -268,12 +295,20 @@ impl Ingest {
         }
         let permits = self.permits(&message);
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| Refused::Full)?;
-        let (waiting, ticket) = self.waiting(message, room);
-        match self.input.try_send(Input::Message(waiting)) {
-            Ok(()) => Ok(ticket),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Full),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Refused::Closed),
-        }
+        let place = match self.input.try_reserve() {
+            Ok(place) => place,
+            Err(mpsc::error::TrySendError::Full(())) => return Err(Refused::Full),
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(Refused::Closed),
+        };
+        // Last, as it counts: a message for which there was no place comes again.
+        let sheddable = match self.judge(&message) {
+            Ok(sheddable) => sheddable,
+            Err(settled) => return Ok(settled),
+        };
+        let (mut waiting, ticket) = self.waiting(message, room);
+        waiting.sheddable = sheddable;
+        place.send(Input::Message(waiting));
+        Ok(ticket)
     }
 
     /// Counts a message that was refused because its sender may not send it.
@@ -441,14 +476,40 @@ impl Ingest {
         Ok(Some(Ticket::settled(Receipt::Ignored)))
     }
 
+    /// Whether a message may wait for room, and for which streams it may be shed meanwhile; otherwise what its
+    /// sender is told.
+    fn judge(&self, message: &Message) -> Result<Option<Concerned>, Ticket> {
+        let now = self.clock.now_micros();
+        match self.registry.read().policies.judge(&message.topic, now, || self.is_pressed()) {
+            Verdict::Wait => Ok(None),
+            Verdict::MayBeShed(streams) => Ok(Some(streams)),
+            Verdict::Shed => {
+                add(&self.counters.shed, 1);
+                Err(Ticket::settled(Receipt::Shed))
+            }
+            Verdict::Limited => {
+                add(&self.counters.rate_limited, 1);
+                Err(Ticket::settled(Receipt::Shed))
+            }
+        }
+    }
+
+    /// Whether more comes than can be taken.
+    fn is_pressed(&self) -> bool {
+        self.counters.strained.load(Ordering::Relaxed)
+            || self.input.capacity() < self.input.max_capacity() / 2
+            || self.room.available_permits() < self.config.queue_bytes / 2
+    }
+
     fn permits(&self, message: &Message) -> u32 {
         message.bytes().min(self.config.queue_bytes.max(1)).try_into().unwrap_or(u32::MAX)
     }
 
     fn waiting(&self, message: Message, room: OwnedSemaphorePermit) -> (Waiting, Ticket) {
         let (reply, answer) = oneshot::channel();
-        let (arrival, resolution) = (self.clock.now_micros(), None);
-        (Waiting { message, arrival, resolution, reply, _room: room }, Ticket::waiting(answer))
+        let arrival = self.clock.now_micros();
+        let waiting = Waiting { message, arrival, resolution: None, sheddable: None, reply, _room: room };
+        (waiting, Ticket::waiting(answer))
     }
 
     async fn control(&self, control: Control) -> Result<()> {
@@ -460,6 +521,7 @@ impl Ingest {
         change(&mut registry.streams);
         let defs: Vec<Arc<StreamDef>> = registry.streams.values().filter_map(|stream| stream.def()).collect();
         registry.matcher = Matcher::new(&defs);
+        registry.policies = Policies::new(registry.streams.values());
         let filters = registry.matcher.filters();
         drop(registry);
         let has_sparkplug = defs.iter().any(|def| def.format == Format::SparkplugB);
@@ -531,7 +593,15 @@ fn restore_nodes(lanes: &[Lane], mut saved: BTreeMap<String, Nodes>, wal_dir: &P
 
 fn stream_stats(stream: &Arc<Stream>) -> (Arc<str>, StreamStats) {
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    (stream.name.clone(), StreamStats { events: get(&stream.events), dead_letters: get(&stream.dead) })
+    let stats = StreamStats {
+        events: get(&stream.events),
+        dead_letters: get(&stream.dead),
+        deduplicated: get(&stream.copies),
+        shed: get(&stream.shed),
+        rate_limited: get(&stream.limited),
+        dedup_keys: get(&stream.keys),
+    };
+    (stream.name.clone(), stats)
 }
 
 fn closed() -> Error {

@@ -16,8 +16,14 @@ pub struct IngestStats {
     pub events: u64,
     /// Messages that could not become events, once per stream.
     pub dead_letters: u64,
+    /// Events that were not stored because one with the same key (`dedup`) was.
+    pub deduplicated: u64,
     /// Deliveries that were recognised as copies and not stored again.
     pub redelivered: u64,
+    /// Messages that were acknowledged and not stored, because more came than could be taken (`on_pressure`).
+    pub shed: u64,
+    /// Messages that were acknowledged and not stored, because their device sends too many (`rate_limit`).
+    pub rate_limited: u64,
     /// Messages whose topic no stream wants.
     pub ignored: u64,
     /// Messages that the embedded broker refused because their sender may not publish to their topic.
@@ -59,6 +65,14 @@ pub struct StreamStats {
     pub events: u64,
     /// Dead letters since the start, replayed ones included.
     pub dead_letters: u64,
+    /// Events since the start that were not stored because one with the same key (`dedup`) was.
+    pub deduplicated: u64,
+    /// Messages since the start that were not stored, because more came than could be taken (`on_pressure`).
+    pub shed: u64,
+    /// Messages since the start that were not stored, because their device sends too many (`rate_limit`).
+    pub rate_limited: u64,
+    /// Keys that are remembered in order to recognise copies.
+    pub dedup_keys: u64,
 }
 
 /// The counters behind [`IngestStats`].
@@ -67,7 +81,10 @@ pub(crate) struct Counters {
     pub(crate) messages: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) dead_letters: AtomicU64,
+    pub(crate) deduplicated: AtomicU64,
     pub(crate) redelivered: AtomicU64,
+    pub(crate) shed: AtomicU64,
+    pub(crate) rate_limited: AtomicU64,
     pub(crate) ignored: AtomicU64,
     pub(crate) unauthorized: AtomicU64,
     pub(crate) groups: AtomicU64,
@@ -85,6 +102,10 @@ pub(crate) struct Counters {
     pub(crate) unreadable_groups: AtomicU64,
     /// Whether replay is over and messages are taken.
     pub(crate) started: AtomicBool,
+    /// Whether the log cannot be written or as much is unsealed as may be.
+    pub(crate) strained: AtomicBool,
+    /// Why nothing is acknowledged although the log can be written, while that is so.
+    pub(crate) room_trouble: Mutex<Option<String>>,
     /// Why the log cannot be written, while it cannot.
     pub(crate) log_trouble: Mutex<Option<String>>,
     /// Why an epoch cannot be sealed, while it cannot.
@@ -104,7 +125,10 @@ impl Counters {
             messages: get(&self.messages),
             events: get(&self.events),
             dead_letters: get(&self.dead_letters),
+            deduplicated: get(&self.deduplicated),
             redelivered: get(&self.redelivered),
+            shed: get(&self.shed),
+            rate_limited: get(&self.rate_limited),
             ignored: get(&self.ignored),
             unauthorized: get(&self.unauthorized),
             groups: get(&self.groups),
@@ -130,6 +154,6 @@ impl Counters {
             return Some("ingest is replaying its log".into());
         }
         let log = self.log_trouble.lock().clone();
-        log.or_else(|| self.seal_trouble.lock().clone())
+        log.or_else(|| self.seal_trouble.lock().clone()).or_else(|| self.room_trouble.lock().clone())
     }
 }

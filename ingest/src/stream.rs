@@ -33,6 +33,14 @@ pub(crate) struct Stream {
     sealed: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) dead: AtomicU64,
+    /// Events that were not stored because one with the same key was.
+    pub(crate) copies: AtomicU64,
+    /// Keys by which copies are recognised at present.
+    pub(crate) keys: AtomicU64,
+    /// Messages that were shed under pressure.
+    pub(crate) shed: AtomicU64,
+    /// Messages of devices that sent too many.
+    pub(crate) limited: AtomicU64,
 }
 
 impl fmt::Debug for Stream {
@@ -80,6 +88,10 @@ impl Stream {
             nodes: RwLock::default(),
             events: AtomicU64::new(0),
             dead: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
         }
     }
 
@@ -133,6 +145,27 @@ impl Stream {
         let frontier = sealed.frontier().clone();
         let tail = tail.into_iter().filter(|batch| !frontier.covers(&batch.node, batch.last_seq)).collect();
         RawSnapshot { schema, sealed, tail }
+    }
+
+    /// Events that were counted turn out to be copies.
+    pub(crate) fn count_copies(&self, copies: u64) {
+        self.events.fetch_sub(copies, Ordering::Relaxed);
+        self.copies.fetch_add(copies, Ordering::Relaxed);
+    }
+
+    /// A message was not stored because more came than could be taken.
+    pub(crate) fn count_shed(&self) {
+        self.shed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message was not stored because its device sends too many.
+    pub(crate) fn count_limited(&self) {
+        self.limited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many keys are remembered by which copies are recognised.
+    pub(crate) fn remembers(&self, keys: usize) {
+        self.keys.store(keys as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn count(&self, events: u64, dead: u64) {

@@ -1,6 +1,8 @@
 //! The pipeline on a real directory: durable, sealed, replayed, and each time every event exactly once.
 
+mod dedup;
 mod measure;
+mod pressure;
 mod sparkplug;
 
 use std::path::Path;

@@ -223,6 +223,6 @@ fn text(value: &Value) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long a test runs is for whoever runs it to say")]
-fn runs(default: u32) -> u32 {
+pub(crate) fn runs(default: u32) -> u32 {
     std::env::var("IOT_CRASH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(default)
 }

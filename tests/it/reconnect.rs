@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use iot_tests::load::Progress;
+use iot_tests::load::{Progress, assert_stored_once};
 use iot_tests::{Mosquitto, PATIENCE, Server, pause, python, wait_a_little};
 
 use crate::crash::{check_at_the_end, loads, report, start, wait_for_rows, wait_for_subscription};
@@ -45,6 +45,49 @@ fn wait_for_readiness(server: &Server, ready: bool) {
     let deadline = Instant::now() + PATIENCE;
     while server.is_ready() != ready {
         assert!(Instant::now() < deadline, "ready is not {ready}: {}", server.status());
+        wait_a_little();
+    }
+}
+
+/// Several sessions share the load, and when one takes over alone it does not get everything twice.
+#[test]
+fn several_connections_share_the_load_and_nothing_is_lost_or_doubled() {
+    if python("paho.mqtt.client").is_none() {
+        return;
+    }
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = mosquitto.url();
+    let server = start(dir.path(), &["--broker", &url, "--broker-connections", "4"]);
+    wait_for_subscription(&server);
+    assert_eq!(server.status()["broker"]["connections"], 4);
+    let loads = loads(mosquitto.port, 1);
+    loads.iter().for_each(|load| load.wait_for_acked(500));
+    let server = server.kill_and_restart();
+    let acked = loads.each_ref().map(|load| load.progress().acked());
+    loads.iter().zip(acked).for_each(|(load, acked)| load.wait_for_acked(acked + 500));
+    let sent: Vec<(&str, Progress)> = loads.into_iter().map(|load| (load.name(), load.finish())).collect();
+    wait_for_rows(&server, &sent);
+    for (name, progress) in &sent {
+        assert_stored_once(&server, name, progress);
+    }
+    assert_eq!(server.verify(), 0);
+    let stored = server.number("SELECT count(*) FROM readings");
+    assert!(server.stop());
+
+    let alone = start(dir.path(), &["--broker", &url]);
+    wait_for_subscription(&alone);
+    let payload = r#"{"source":"alone","n":1,"temperature":20,"ts":1760000000000}"#;
+    iot_tests::iotctl(&["publish", "devices/alone-1/telemetry", payload, "--mqtt", &url]);
+    wait_for(&alone, stored + 1);
+    pause(Duration::from_millis(500));
+    assert_eq!(alone.number("SELECT count(*) FROM readings"), stored + 1, "it came twice");
+}
+
+fn wait_for(server: &Server, rows: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    while server.number("SELECT count(*) FROM readings") < rows {
+        assert!(Instant::now() < deadline, "it does not arrive");
         wait_a_little();
     }
 }

@@ -428,6 +428,12 @@ impl Mosquitto {
         let _ = self.child.wait();
     }
 
+    /// SIGKILL: its store is what it last saved.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Starts it again on the same port and store.
     pub fn start_again(&mut self) {
         self.child = Self::spawn(&self.program, self.dir.path(), self.port);

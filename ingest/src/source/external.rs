@@ -60,12 +60,58 @@ pub struct Remote {
     pub password: Option<Secret>,
     /// Certificates, for `mqtts://`.
     pub tls: ClientTls,
+    /// How many connections share the load, if more than one: each is a session of its own, named after the first.
+    ///
+    /// They help where a broker limits what may be unacknowledged per session. Which of them gets a message is the
+    /// broker's choice: one that deals by topic keeps the messages of a device in order, one that deals in turn
+    /// does not.
+    pub connections: usize,
+    /// Who shares the load: everybody who subscribes as `$share/GROUP/...`, on this node and on others. `None`, with one
+    /// connection, does not share.
+    pub share: Option<String>,
+    /// The filters that this node subscribes to, instead of those of its streams: its part of the topics.
+    pub topics: Vec<String>,
 }
+
+/// The group of several connections that are not told to share with others.
+const OWN_GROUP: &str = "iotctl";
+/// More connections than that are of no use to one process.
+pub const MAX_CONNECTIONS: usize = 64;
 
 impl Remote {
     /// A broker that needs no more than what the address says.
     pub fn new(url: BrokerUrl, client_id: impl Into<String>) -> Self {
-        Self { url, client_id: client_id.into(), user: None, password: None, tls: ClientTls::default() }
+        Self {
+            url,
+            client_id: client_id.into(),
+            user: None,
+            password: None,
+            tls: ClientTls::default(),
+            connections: 1,
+            share: None,
+            topics: Vec::new(),
+        }
+    }
+
+    /// The group in which the load is shared, if it is.
+    fn group(&self) -> Option<String> {
+        let own = || (self.connections > 1).then(|| OWN_GROUP.to_owned());
+        self.share.clone().or_else(own)
+    }
+
+    fn check(&self) -> Result<()> {
+        if !(1..=MAX_CONNECTIONS).contains(&self.connections) {
+            return Err(Error::invalid(format!(
+                "{} connections to the broker; give 1 to {MAX_CONNECTIONS}",
+                self.connections
+            )));
+        }
+        match &self.share {
+            Some(group) if group.is_empty() || group.contains(['/', '+', '#']) => Err(Error::invalid(
+                format!("`{group}` cannot name a shared subscription; leave `/`, `+` and `#` out"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The user and the password, if there are any.
@@ -91,7 +137,7 @@ impl Remote {
 /// How the subscription is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SubscriberStats {
-    /// Whether the broker has accepted us.
+    /// Whether the broker has accepted us, on every connection.
     pub connected: bool,
     /// How often a connection was lost or could not be made.
     pub reconnects: u64,
@@ -101,12 +147,15 @@ pub struct SubscriberStats {
     pub acknowledged: u64,
     /// Why the last connection ended.
     pub last_error: Option<String>,
+    /// How many connections there are to be.
+    pub connections: usize,
 }
 
 /// A running subscription. It ends when it is dropped; [`Self::stop`] waits for it.
 #[derive(Debug)]
 pub struct Subscriber {
-    state: Arc<LinkState>,
+    /// One for each connection.
+    states: Vec<Arc<LinkState>>,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     host: tokio::sync::Mutex<Option<HostLink>>,
@@ -116,7 +165,31 @@ impl Subscriber {
     /// Subscribes at `remote` to what the streams of `ingest` want, now and whenever that changes. Returns at once;
     /// the connection is made, and made again, in the background.
     pub fn start(remote: &Remote, ingest: Arc<Ingest>) -> Result<Self> {
-        let mut options = options(remote, &remote.client_id)?;
+        remote.check()?;
+        let stop = CancellationToken::new();
+        let (mut states, mut tasks) = (Vec::new(), Vec::new());
+        for number in 1..=remote.connections {
+            let client_id = match number {
+                1 => remote.client_id.clone(),
+                _ => format!("{}-{number}", remote.client_id),
+            };
+            let (state, link, taker) = Self::connection(remote, client_id, ingest.clone())?;
+            tasks.push(tokio::spawn(link.run(stop.clone())));
+            tasks.push(tokio::spawn(taker.0.run(taker.1, stop.clone())));
+            states.push(state);
+        }
+        let host = Host::new(&ingest).map(|host| HostLink::start(remote, host, stop.clone())).transpose()?;
+        let (tasks, host) = (tokio::sync::Mutex::new(tasks), tokio::sync::Mutex::new(host));
+        Ok(Self { states, stop, tasks, host })
+    }
+
+    /// What one session needs: its state, who owns the connection, and who takes the deliveries.
+    fn connection(
+        remote: &Remote,
+        client_id: String,
+        ingest: Arc<Ingest>,
+    ) -> Result<(Arc<LinkState>, Link, (Taker, mpsc::Receiver<Delivered>))> {
+        let mut options = options(remote, &client_id)?;
         options
             .set_clean_start(false)
             .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
@@ -132,13 +205,13 @@ impl Subscriber {
             .map_err(|e| Error::invalid(format!("the broker `{}`: {e}", remote.url)))?;
         let (deliveries, delivered) = mpsc::channel(CHANNEL);
         let state = Arc::new(LinkState::default());
-        let stop = CancellationToken::new();
         let subscriptions = Arc::new(Subscriptions {
             client: client.clone(),
             filters: ingest.watch_filters(),
+            only: remote.topics.clone(),
+            group: remote.group(),
             subscribed: Mutex::default(),
         });
-        let host = Host::new(&ingest).map(|host| HostLink::start(remote, host, stop.clone())).transpose()?;
         let link = Link {
             events,
             subscriptions: subscriptions.clone(),
@@ -146,27 +219,22 @@ impl Subscriber {
             state: state.clone(),
             is_first: true,
         };
-        let taker = Taker {
-            ingest,
-            client,
-            client_id: remote.client_id.clone(),
-            subscriptions,
-            state: state.clone(),
-        };
-        let tasks =
-            vec![tokio::spawn(link.run(stop.clone())), tokio::spawn(taker.run(delivered, stop.clone()))];
-        let (tasks, host) = (tokio::sync::Mutex::new(tasks), tokio::sync::Mutex::new(host));
-        Ok(Self { state, stop, tasks, host })
+        let taker = Taker { ingest, client, client_id, subscriptions, state: state.clone() };
+        Ok((state, link, (taker, delivered)))
     }
 
     /// How it is doing.
     pub fn stats(&self) -> SubscriberStats {
+        let sum = |counter: fn(&LinkState) -> &AtomicU64| {
+            self.states.iter().map(|state| counter(state).load(Ordering::Relaxed)).sum()
+        };
         SubscriberStats {
-            connected: self.state.connected.load(Ordering::Relaxed),
-            reconnects: self.state.reconnects.load(Ordering::Relaxed),
-            delivered: self.state.delivered.load(Ordering::Relaxed),
-            acknowledged: self.state.acknowledged.load(Ordering::Relaxed),
-            last_error: self.state.last_error.lock().clone(),
+            connected: self.states.iter().all(|state| state.connected.load(Ordering::Relaxed)),
+            reconnects: sum(|state| &state.reconnects),
+            delivered: sum(|state| &state.delivered),
+            acknowledged: sum(|state| &state.acknowledged),
+            last_error: self.states.iter().find_map(|state| state.last_error.lock().clone()),
+            connections: self.states.len(),
         }
     }
 
@@ -229,6 +297,10 @@ struct Delivered {
 struct Subscriptions {
     client: AsyncClient,
     filters: watch::Receiver<Arc<Vec<String>>>,
+    /// What is subscribed to instead, if it is not empty.
+    only: Vec<String>,
+    /// The group in which the load is shared.
+    group: Option<String>,
     /// The filters that the broker's session has, as far as we know.
     subscribed: Mutex<Vec<String>>,
 }
@@ -242,7 +314,7 @@ impl Subscriptions {
     /// Brings the broker's session in line with what the streams want. `false` if that must be tried again.
     fn renew(&self) -> bool {
         let mut subscribed = self.subscribed.lock();
-        let wanted = self.filters.borrow().clone();
+        let wanted = self.wanted();
         for filter in wanted.iter().filter(|filter| !subscribed.contains(filter)) {
             if let Err(e) = self.client.try_subscribe(filter.as_str(), QoS::AtLeastOnce) {
                 tracing::warn!("cannot subscribe to `{filter}` now: {e}");
@@ -255,8 +327,37 @@ impl Subscriptions {
                 return false;
             }
         }
-        *subscribed = wanted.to_vec();
+        *subscribed = wanted;
         true
+    }
+
+    /// Ends what an earlier process subscribed to that shared the load, if this one does not, or the other way round:
+    /// the broker would deliver everything twice.
+    fn leave_other_form(&self) {
+        let other = match &self.group {
+            Some(_) => self.filters_in(None),
+            None => self.filters_in(Some(OWN_GROUP)),
+        };
+        for filter in other {
+            if let Err(e) = self.client.try_unsubscribe(filter.as_str()) {
+                tracing::warn!("cannot unsubscribe from `{filter}` now: {e}");
+            }
+        }
+    }
+
+    fn wanted(&self) -> Vec<String> {
+        self.filters_in(self.group.as_deref())
+    }
+
+    fn filters_in(&self, group: Option<&str>) -> Vec<String> {
+        let filters = match self.only.as_slice() {
+            [] => self.filters.borrow().to_vec(),
+            only => only.to_vec(),
+        };
+        match group {
+            Some(group) => filters.iter().map(|filter| format!("$share/{group}/{filter}")).collect(),
+            None => filters,
+        }
     }
 }
 
@@ -310,8 +411,12 @@ impl Link {
         self.state.connected.store(true, Ordering::Relaxed);
         self.state.last_error.lock().take();
         // A session that an earlier process left behind may have other filters.
-        if !ack.session_present || std::mem::take(&mut self.is_first) {
+        let is_first = std::mem::take(&mut self.is_first);
+        if !ack.session_present || is_first {
             self.subscriptions.forget();
+        }
+        if ack.session_present && is_first {
+            self.subscriptions.leave_other_form();
         }
         self.subscriptions.renew();
     }

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use iot_schemas::Result;
+use iot_schemas::clock::Clock;
 use iot_schemas::log::Log;
 use iot_schemas::position::Seq;
 
@@ -22,6 +23,7 @@ use crate::dead_letter::Resolution;
 use crate::epoch::{Control, Work};
 use crate::group::Group;
 use crate::message::{Message, Receipt, Refused};
+use crate::pressure::Concerned;
 use crate::redelivery::{Redelivery, fingerprint};
 use crate::stats::{Counters, add};
 use crate::wal::record::GroupWriter;
@@ -29,6 +31,8 @@ use crate::wal::window_file;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// After so many microseconds a message has waited for long.
+const LONG_WAIT: i64 = 1_000_000;
 /// How often the writer looks whether it may go on, should it miss being told.
 const GATE_CHECK: Duration = Duration::from_millis(100);
 
@@ -100,13 +104,6 @@ impl Gate {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Waits until `pass` holds or ingest closes.
-    fn wait(&self, pass: impl Fn() -> bool) {
-        while !pass() && !self.is_closing() {
-            self.pause(GATE_CHECK);
-        }
-    }
-
     /// Waits for `time`, or less if something changes.
     fn pause(&self, time: Duration) {
         let mut guard = self.lock.lock();
@@ -131,6 +128,8 @@ pub(crate) struct Waiting {
     pub(crate) arrival: i64,
     /// What is done about the dead letter whose message this is.
     pub(crate) resolution: Option<Box<Resolution>>,
+    /// For which streams it counts if it is shed because it waits for too long; `None` if it must not be.
+    pub(crate) sheddable: Option<Concerned>,
     pub(crate) reply: oneshot::Sender<Result<Receipt, Refused>>,
     /// The room that it takes up in the queue.
     pub(crate) _room: OwnedSemaphorePermit,
@@ -145,6 +144,7 @@ pub(crate) struct Writer {
     pub(crate) config: Arc<IngestConfig>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) clock: Clock,
 }
 
 impl Writer {
@@ -159,18 +159,65 @@ impl Writer {
                 }
                 waiting.extend(arrived.drain(..));
             }
-            self.wait_for_room();
+            self.wait_for_room(&mut waiting);
+            if self.queue.len() > self.config.queue_messages / 2 {
+                self.shed_oldest(&mut waiting);
+            }
             match waiting.pop_front() {
-                Some(Input::Message(first)) => self.write(self.gather(first, &mut waiting)),
+                Some(Input::Message(first)) => {
+                    let group = self.gather(first, &mut waiting);
+                    self.write(group, &mut waiting);
+                }
                 Some(Input::Control(control)) => _ = self.decoder.send(Work::Control(control)),
                 Some(Input::Stop) | None => return,
             }
         }
     }
 
-    fn wait_for_room(&self) {
-        let limit = self.config.max_unsealed_bytes as i64;
-        self.gate.wait(|| self.counters.unsealed_bytes.load(Ordering::Relaxed) < limit);
+    /// Waits until less is unsealed than may be, or ingest closes.
+    fn wait_for_room(&mut self, waiting: &mut VecDeque<Input>) {
+        let limit = self.config.max_unsealed_bytes;
+        let has_room = |counters: &Counters| counters.unsealed_bytes.load(Ordering::Relaxed) < limit as i64;
+        if has_room(&self.counters) {
+            return;
+        }
+        self.counters.strained.store(true, Ordering::Relaxed);
+        let since = self.clock.now_micros();
+        while !has_room(&self.counters) && !self.gate.is_closing() {
+            if self.clock.now_micros() - since > LONG_WAIT {
+                *self.counters.room_trouble.lock() = Some(format!(
+                    "nothing is acknowledged: {} MiB of events wait for the store, as many as may",
+                    limit >> 20
+                ));
+            }
+            self.shed_oldest(waiting);
+            self.gate.pause(GATE_CHECK);
+        }
+        self.counters.room_trouble.lock().take();
+        self.counters.strained.store(false, Ordering::Relaxed);
+    }
+
+    /// Answers messages that have waited for long, and whose streams would rather have newer ones, without storing
+    /// them. To be called under pressure.
+    fn shed_oldest(&mut self, waiting: &mut VecDeque<Input>) {
+        while waiting.len() < self.config.queue_messages
+            && let Ok(input) = self.queue.try_recv()
+        {
+            waiting.push_back(input);
+        }
+        let oldest = self.clock.now_micros() - LONG_WAIT;
+        for input in std::mem::take(waiting) {
+            match input {
+                Input::Message(Waiting { arrival, sheddable: Some(streams), reply, .. })
+                    if arrival < oldest =>
+                {
+                    streams.iter().for_each(|stream| stream.count_shed());
+                    add(&self.counters.shed, 1);
+                    _ = reply.send(Ok(Receipt::Shed));
+                }
+                kept => waiting.push_back(kept),
+            }
+        }
     }
 
     /// The messages that go into one group with `first`.
@@ -190,11 +237,13 @@ impl Writer {
     }
 
     /// Numbers the messages, makes them durable, answers, and hands the group on.
-    fn write(&mut self, messages: Vec<Waiting>) {
+    ///
+    /// `waiting` are the messages behind them.
+    fn write(&mut self, messages: Vec<Waiting>, waiting: &mut VecDeque<Input>) {
         let Draft { first, frame, answers } = self.number(messages);
         let count = frame.count();
         let body = frame.finish();
-        if count > 0 && !self.make_durable(count, first, &body) {
+        if count > 0 && !self.make_durable(count, first, &body, waiting) {
             answers.into_iter().for_each(|answer| _ = answer.reply.send(Err(Refused::Closed)));
             return;
         }
@@ -218,24 +267,30 @@ impl Writer {
     }
 
     /// Appends and syncs, again and again until it works. `false` if ingest closes before it does.
-    fn make_durable(&self, count: u64, first: Seq, body: &[u8]) -> bool {
+    fn make_durable(&mut self, count: u64, first: Seq, body: &[u8], waiting: &mut VecDeque<Input>) -> bool {
         let mut pause = FIRST_RETRY;
         loop {
             match self.append(count, first, body) {
                 Ok(()) => {
-                    self.counters.log_trouble.lock().take();
+                    if self.counters.log_trouble.lock().take().is_some() {
+                        tracing::info!("the log can be written again");
+                        self.counters.strained.store(false, Ordering::Relaxed);
+                    }
                     return true;
                 }
                 Err(e) => {
                     add(&self.counters.log_failures, 1);
                     tracing::error!("the log cannot be written, nothing is acknowledged: {e}");
-                    *self.counters.log_trouble.lock() = Some(format!("the log cannot be written: {e}"));
+                    *self.counters.log_trouble.lock() =
+                        Some(format!("nothing is acknowledged: the log cannot be written: {e}"));
+                    self.counters.strained.store(true, Ordering::Relaxed);
                 }
             }
             if self.gate.is_closing() {
                 return false;
             }
             self.gate.pause(pause);
+            self.shed_oldest(waiting);
             pause = (pause * 2).min(LAST_RETRY);
         }
     }
@@ -299,7 +354,7 @@ impl Draft {
 
     /// Numbers a message, unless it is a copy of one that is durable or in this very group.
     fn add(&mut self, waiting: Waiting, window: &Redelivery) {
-        let Waiting { message, arrival, resolution, reply, _room } = waiting;
+        let Waiting { message, arrival, resolution, reply, _room, .. } = waiting;
         let print = message.delivery.as_ref().map(|_| fingerprint(&message.topic, &message.payload));
         let known = match (&message.delivery, print) {
             (Some(delivery), Some(print)) if delivery.dup => window

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use rule::{RuleDef, Severity};
 pub use stream::{
-    Compression, CsvDef, EventTimeDef, FieldType, Format, FutureEvents, SPARKPLUG_COLUMNS, StreamDef,
-    TimeLimits, TimeUnitName, UnknownFields, column_name,
+    Compression, CsvDef, EventTimeDef, FieldType, Format, FutureEvents, OnPressure, RateLimit,
+    SPARKPLUG_COLUMNS, StreamDef, TimeLimits, TimeUnitName, UnknownFields, column_name,
 };
 pub use view::{BatchSchedule, ViewDef};
 

@@ -1,6 +1,7 @@
 //! `kind: stream`
 
 mod payload;
+mod pressure;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 pub use payload::{Compression, CsvDef, Format};
+pub use pressure::{OnPressure, RateLimit};
 
 use super::{Kind, duration_text};
 use crate::layout::{DEVICE_ID, EVENT_TIME, IS_HISTORICAL, RESERVED, timestamp_type};
@@ -22,6 +24,8 @@ const LEAST_IDLE: Duration = Duration::from_secs(60);
 const MAX_FUTURE: Duration = Duration::from_secs(3600);
 /// A device that has been cut off for longer delivers its past; the present need not wait for it.
 const MAX_LAG: Duration = Duration::from_secs(24 * 3600);
+/// A gateway that was cut off, and sends again what it is not sure of, does so when it is back.
+const DEDUP_HORIZON: Duration = Duration::from_secs(3600);
 
 /// A named, typed table of raw events and the topics that feed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +66,15 @@ pub struct StreamDef {
     /// The key whose later copies are not stored again.
     #[serde(default)]
     pub dedup: Vec<String>,
+    /// How long after an event a copy of it is still recognised by its key, in arrival time; an hour if absent.
+    #[serde(default, with = "duration_text")]
+    pub dedup_horizon: Option<Duration>,
+    /// What happens to messages while more come than can be taken.
+    #[serde(default)]
+    pub on_pressure: OnPressure,
+    /// How many messages of a device are stored; without it, all.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
     /// The expected interval between a device's events.
     #[serde(default, with = "duration_text")]
     pub cadence: Option<Duration>,
@@ -116,6 +129,11 @@ impl StreamDef {
         }
     }
 
+    /// How long after an event a copy of it is still recognised by its key.
+    pub fn dedup_horizon(&self) -> Duration {
+        self.dedup_horizon.unwrap_or(DEDUP_HORIZON)
+    }
+
     /// Fills in what follows from the format.
     pub(super) fn complete(mut self) -> Self {
         if self.topics.is_empty()
@@ -152,6 +170,13 @@ impl StreamDef {
         }
         self.check_properties()?;
         self.check_payload()?;
+        self.on_pressure.check()?;
+        self.rate_limit.map_or(Ok(()), |limit| limit.check())?;
+        if self.dedup_horizon.is_some() && self.dedup.is_empty() {
+            return Err(
+                "`dedup_horizon` is of no use without `dedup`; name the fields of the key there".into()
+            );
+        }
         for name in &self.dedup {
             let known = name == DEVICE_ID || name == EVENT_TIME || self.fields.contains_key(name);
             let from_outside = self.topic_columns().contains(&name.as_str())

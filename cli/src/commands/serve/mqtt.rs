@@ -47,6 +47,9 @@ pub(super) struct MqttServerArgs {
     /// An external broker to subscribe to, instead of the embedded one: mqtt://HOST:PORT or mqtts://HOST:PORT.
     #[arg(long, env = "IOTCTL_BROKER", value_name = "URL", hide_env_values = true)]
     broker: Option<BrokerAddress>,
+    /// How many connections to the external broker share the load, as `$share/iotctl/...` [default: 1].
+    #[arg(long, env = "IOTCTL_BROKER_CONNECTIONS", value_name = "N")]
+    broker_connections: Option<usize>,
     /// The user to log in as at the external broker.
     #[arg(long, env = "IOTCTL_BROKER_USER", value_name = "NAME")]
     broker_user: Option<String>,
@@ -74,6 +77,15 @@ pub(super) struct BrokerConfig {
     url: BrokerText,
     #[serde(default)]
     client_id: Option<String>,
+    /// How many connections share the load.
+    #[serde(default)]
+    connections: Option<usize>,
+    /// The group of the shared subscription, for nodes that share the load.
+    #[serde(default)]
+    share: Option<String>,
+    /// This node's part of the topics.
+    #[serde(default)]
+    topics: Vec<String>,
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
@@ -124,6 +136,9 @@ fn external(args: &MqttServerArgs, config: Option<BrokerConfig>, node: &str) -> 
             user: config.user,
             password: config.password_file.as_deref().map(Secret::from_file).transpose()?,
             tls: config.tls,
+            connections: config.connections.unwrap_or(1),
+            share: config.share,
+            topics: config.topics,
             ..Remote::new(config.url.0.url()?, config.client_id.unwrap_or(default_id))
         },
         (None, None) => return Err(Failure::usage("no broker is named").into()),
@@ -132,6 +147,7 @@ fn external(args: &MqttServerArgs, config: Option<BrokerConfig>, node: &str) -> 
         Some(file) => Some(Secret::from_file(file)?),
         None => args.broker_password.clone(),
     };
+    remote.connections = args.broker_connections.unwrap_or(remote.connections);
     remote.user = args.broker_user.clone().or(remote.user);
     remote.password = password.or(remote.password);
     remote.tls.ca = args.broker_ca.clone().or(remote.tls.ca);

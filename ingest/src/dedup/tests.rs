@@ -1,0 +1,110 @@
+use std::sync::Arc;
+
+use arrow::array::{Int32Array, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use proptest::prelude::*;
+
+use super::*;
+use crate::decode::timestamps;
+
+const HORIZON: i64 = 10_000_000;
+
+fn rule() -> DedupRule {
+    DedupRule { columns: vec!["key".into()], horizon: Duration::from_micros(HORIZON as u64) }
+}
+
+/// Rows of (key, arrival in microseconds), numbered from `first` on.
+fn rows(events: &[(Option<&str>, i64)], first: i64) -> RecordBatch {
+    let schema = Schema::new(vec![
+        Field::new("key", DataType::Utf8, true),
+        Field::new(INGEST_TIME, iot_schemas::layout::timestamp_type(), false),
+        Field::new(SEQ, DataType::Int64, false),
+        Field::new(INDEX, DataType::Int32, false),
+    ]);
+    let numbers: Vec<i64> = (first..first + events.len() as i64).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(events.iter().map(|(key, _)| *key).collect::<StringArray>()),
+        timestamps(events.iter().map(|(_, arrival)| *arrival).collect()),
+        Arc::new(Int64Array::from(numbers)),
+        Arc::new(Int32Array::from(vec![0; events.len()])),
+    ];
+    RecordBatch::try_new(Arc::new(schema), columns).expect("a batch")
+}
+
+fn numbers(rows: &RecordBatch) -> Vec<i64> {
+    positions(rows).1.values().to_vec()
+}
+
+fn stored(window: &mut KeyWindow, events: RecordBatch) -> Vec<i64> {
+    numbers(&window.kept(&events, &[]).expect("kept").unwrap_or(events))
+}
+
+#[test]
+fn a_copy_within_the_horizon_is_not_stored_and_one_after_it_is() {
+    let mut window = KeyWindow::new(rule());
+    let events = [
+        (Some("a"), 0),
+        (Some("b"), 1),
+        (Some("a"), HORIZON),
+        (None, HORIZON),
+        (None, HORIZON),
+        (Some("a"), HORIZON + 1),
+        (Some("a"), HORIZON + 2),
+    ];
+    assert_eq!(stored(&mut window, rows(&events, 1)), [1, 2, 4, 5, 6]);
+}
+
+#[test]
+fn a_replayed_dead_letter_is_stored_in_any_case_and_remembered() {
+    let mut window = KeyWindow::new(rule());
+    assert_eq!(stored(&mut window, rows(&[(Some("a"), 5)], 1)), [1]);
+    assert!(window.kept(&rows(&[(Some("a"), 3)], 2), &[2]).expect("kept").is_none(), "all are kept");
+    assert!(stored(&mut window, rows(&[(Some("a"), HORIZON + 5)], 3)).is_empty());
+}
+
+#[test]
+fn keys_beyond_the_limit_are_forgotten_oldest_first() {
+    let mut window = KeyWindow::with_limit(rule(), 2);
+    let events = [(Some("a"), 0), (Some("b"), 0), (Some("c"), 0)];
+    assert_eq!(stored(&mut window, rows(&events, 1)), [1, 2, 3]);
+    assert_eq!(window.len(), 2);
+    assert_eq!(stored(&mut window, rows(&[(Some("a"), 1), (Some("c"), 1)], 4)), [4]);
+}
+
+/// Up to 60 events with few keys and arrivals that hardly ever go back.
+fn history() -> impl Strategy<Value = Vec<(Option<&'static str>, i64)>> {
+    let key = prop::option::weighted(0.9, prop::sample::select(vec!["a", "b", "c", "d"]));
+    let step = prop_oneof![9 => 0..HORIZON / 2, 1 => -HORIZON / 4..0];
+    prop::collection::vec((key, step), 1..60).prop_map(|events| {
+        let mut now = 0;
+        let at = |(key, step): (_, i64)| {
+            now += step;
+            (key, now)
+        };
+        events.into_iter().map(at).collect()
+    })
+}
+
+proptest! {
+    /// Whatever of the log is in the table when a process dies, the next one decides as the first would have.
+    #[test]
+    fn a_window_read_back_from_the_table_decides_as_if_it_had_never_gone(
+        events in history(),
+        sealed in 0..60_usize,
+        after in 0..60_usize,
+    ) {
+        let sealed = sealed.min(events.len());
+        let after = after.min(sealed);
+        let mut first = KeyWindow::new(rule());
+        let all = rows(&events, 1);
+        let expected = stored(&mut first, all.clone());
+
+        let mut second = KeyWindow::new(rule());
+        second.decided = sealed as Seq;
+        let mut before = KeyWindow::new(rule());
+        let table = before.kept(&all.slice(0, sealed), &[]).expect("kept").unwrap_or_else(|| all.slice(0, sealed));
+        second.restore(&table, after as Seq).expect("restored");
+        let again: Vec<i64> = expected.iter().copied().filter(|seq| *seq > after as i64).collect();
+        prop_assert_eq!(stored(&mut second, all.slice(after, events.len() - after)), again);
+    }
+}

@@ -1,0 +1,247 @@
+//! Everything that can fail, at random moments and under load: this process and the broker are killed, the disk is
+//! full for a while, and a third of the calls to the object store fail or hang. What was acknowledged is there, once.
+//!
+//! `IOT_CRASH_RUNS=300` for the long version.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use iot_tests::load::{Load, Progress};
+use iot_tests::{Mosquitto, PATIENCE, Server, pause, python, wait_a_little};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::crash::{loads, report, runs, wait_for_subscription};
+
+/// As in the crash tests, and with keys: a broker that was killed delivers again, as new, what it has forgotten that
+/// it had delivered.
+const CATALOG: &str = r#"
+kind: stream
+name: readings
+topics: ["devices/{device_id}/telemetry"]
+event_time: {field: ts, unit: ms}
+fields: {source: text, n: bigint, temperature: double}
+dedup: [source, n]
+---
+kind: view
+name: by_second
+sql: |
+  SELECT device_id, tumble(event_time, INTERVAL '1 second') AS window_start, count(*) AS c, sum(n) AS s
+  FROM readings GROUP BY device_id, window_start
+batch: {every: 2s}
+---
+kind: rule
+name: hot
+on: readings
+when: temperature > 80
+clear_when: temperature < 75
+"#;
+const SETTINGS: &str = "ingest: {seal_age: 500ms, segment_bytes: 262144}\n";
+/// A third of the calls to the store goes wrong.
+const STORE: [&str; 4] = ["--store-faults", "fail=0.25,hang=0.05", "--store-timeout", "250ms"];
+const DISK_MIB: u32 = 512;
+/// How many faults; `IOT_CRASH_RUNS` says otherwise.
+const RUNS: u32 = 12;
+
+#[test]
+fn with_the_embedded_broker_no_fault_loses_or_doubles_a_message() {
+    if python("paho.mqtt.client").is_none() {
+        return;
+    }
+    let disk = Disk::small();
+    let server = start(disk.path(), &[]);
+    let port = server.mqtt.expect("the broker is embedded").port();
+    survive(server, None, &disk, loads(port, 1), 23);
+}
+
+#[test]
+fn with_mosquitto_no_fault_loses_or_doubles_a_message() {
+    if python("paho.mqtt.client").is_none() {
+        return;
+    }
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let disk = Disk::small();
+    let server = start(disk.path(), &["--broker", &mosquitto.url()]);
+    wait_for_subscription(&server);
+    let loads = loads(mosquitto.port, 1);
+    survive(server, Some(mosquitto), &disk, loads, 29);
+}
+
+fn start(dir: &Path, extra: &[&str]) -> Server {
+    let (settings, catalog) = (dir.join("serve.yaml"), dir.join("catalog.yaml"));
+    std::fs::write(&settings, SETTINGS).expect("written");
+    std::fs::write(&catalog, CATALOG).expect("written");
+    let mut args = vec!["--config", settings.to_str().expect("utf-8")];
+    args.extend(["--catalog", catalog.to_str().expect("utf-8")]);
+    args.extend(STORE);
+    args.extend(extra);
+    Server::start(&dir.join("data"), &args)
+}
+
+/// Lets faults happen, and looks what has become of the messages.
+fn survive(mut server: Server, mut mosquitto: Option<Mosquitto>, disk: &Disk, loads: [Load; 2], seed: u64) {
+    let mut chance = ChaCha8Rng::seed_from_u64(seed);
+    // What a broker had acknowledged when it was killed and had not passed on is lost by the broker.
+    let mut in_doubt: BTreeMap<&str, Vec<RangeInclusive<u64>>> = BTreeMap::new();
+    let mut counts = [0; 3];
+    let began = Instant::now();
+    for _ in 0..runs(RUNS) {
+        pause(Duration::from_millis(chance.random_range(200..1_200)));
+        match (chance.random_range(0..4), &mut mosquitto) {
+            (0, Some(mosquitto)) => {
+                counts[0] += 1;
+                let before: Vec<u64> = loads.iter().map(|load| load.progress().acked_up_to).collect();
+                wait_for_stored(&server, &loads, &before);
+                mosquitto.kill();
+                pause(Duration::from_millis(200));
+                mosquitto.start_again();
+                // Until then it acknowledges what it has nobody for.
+                wait_for_subscription(&server);
+                for (load, before) in loads.iter().zip(before) {
+                    in_doubt.entry(load.name()).or_default().push(before + 1..=load.progress().sent);
+                }
+            }
+            (1, _) if disk.can_be_filled() => {
+                counts[1] += 1;
+                disk.fill();
+                wait_for_readiness(&server, false, "the disk is full");
+                pause(Duration::from_millis(chance.random_range(0..1_000)));
+                disk.free();
+                wait_for_readiness(&server, true, "the disk has room again");
+            }
+            _ => {
+                counts[2] += 1;
+                server = server.kill_and_restart();
+            }
+        }
+    }
+    let sent: Vec<(&str, Progress)> = loads.into_iter().map(|load| (load.name(), load.finish())).collect();
+    wait_for_all(&server, &sent, &in_doubt);
+    // A copy that is still on its way would come now.
+    pause(Duration::from_millis(500));
+    for (name, progress) in &sent {
+        assert_eq!(doubled(&server, name), 0, "`{name}` has readings twice");
+        let lost = lost(&server, name, progress.sent, in_doubt.get(name));
+        assert!(lost.is_empty(), "`{name}` has lost {lost:?}");
+    }
+    let rows = server.number("SELECT count(*) FROM readings");
+    assert_eq!(server.number("SELECT sum(c) FROM by_second"), rows);
+    assert_eq!(server.verify(), 0, "differences at the end");
+    let [brokers, disks, processes] = counts;
+    eprintln!(
+        "killed {processes} times, the broker {brokers} times, disk full {disks} times, in {:.1?}; {rows} rows",
+        began.elapsed()
+    );
+    report(&sent);
+}
+
+fn wait_for_readiness(server: &Server, ready: bool, when: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while server.is_ready() != ready {
+        assert!(Instant::now() < deadline, "ready is not {ready} although {when}: {}", server.status());
+        wait_a_little();
+    }
+}
+
+/// Waits until the first so many readings of each publisher are stored.
+fn wait_for_stored(server: &Server, loads: &[Load], first: &[u64]) {
+    let deadline = Instant::now() + PATIENCE;
+    for (load, first) in loads.iter().zip(first) {
+        let sql = format!("SELECT count(*) FROM readings WHERE source = '{}' AND n <= {first}", load.name());
+        while (server.number(&sql) as u64) < *first {
+            // An earlier kill of the broker may have lost some of them.
+            if Instant::now() > deadline - PATIENCE + Duration::from_secs(3) {
+                return;
+            }
+            wait_a_little();
+        }
+    }
+}
+
+fn wait_for_all(
+    server: &Server,
+    sent: &[(&str, Progress)],
+    in_doubt: &BTreeMap<&str, Vec<RangeInclusive<u64>>>,
+) {
+    let deadline = Instant::now() + PATIENCE;
+    for (name, progress) in sent {
+        while !lost(server, name, progress.sent, in_doubt.get(name)).is_empty() && Instant::now() < deadline {
+            pause(Duration::from_millis(200));
+        }
+    }
+}
+
+fn doubled(server: &Server, name: &str) -> i64 {
+    server.number(&format!(
+        "SELECT count(*) FROM (SELECT n FROM readings WHERE source = '{name}' GROUP BY n HAVING count(*) > 1)"
+    ))
+}
+
+/// Readings that are not there, apart from those that a broker may have lost; at most ten.
+fn lost(server: &Server, name: &str, sent: u64, in_doubt: Option<&Vec<RangeInclusive<u64>>>) -> Vec<i64> {
+    let doubts = in_doubt.into_iter().flatten();
+    let excused: String =
+        doubts.map(|it| format!(" AND n NOT BETWEEN {} AND {}", it.start(), it.end())).collect();
+    let missing = server.query(&format!(
+        "SELECT n FROM (SELECT unnest(generate_series(1, {sent})) AS n) WHERE n NOT IN \
+         (SELECT n FROM readings WHERE source = '{name}' AND n IS NOT NULL){excused} ORDER BY n LIMIT 10"
+    ));
+    missing.iter().filter_map(|row| row["n"].as_i64()).collect()
+}
+
+/// A small disk of its own where that can be had, which takes root; a plain directory otherwise.
+struct Disk {
+    dir: tempfile::TempDir,
+    is_mounted: bool,
+}
+
+impl Disk {
+    fn small() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let size = format!("size={DISK_MIB}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path());
+        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
+        if !is_mounted {
+            eprintln!("skipped: the disk is never full, as mounting a small one takes root");
+        }
+        Self { dir, is_mounted }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn can_be_filled(&self) -> bool {
+        self.is_mounted
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+
+    /// Takes up all that is free.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).expect("created");
+        let chunk = vec![0; 64 << 10];
+        while file.write_all(&chunk).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.filler()).expect("removed");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.is_mounted {
+            // Lazily: the process that is about to be killed may still have files open.
+            let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+        }
+    }
+}
