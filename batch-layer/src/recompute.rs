@@ -15,7 +15,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use futures::TryStreamExt;
 use iot_schemas::batch::{BatchReport, BatchRequest, BatchRunner, Views};
 use iot_schemas::position::Frontier;
-use iot_schemas::raw::RawStreams;
+use iot_schemas::raw::{RawSnapshot, RawStreams};
 use iot_schemas::session::context;
 use iot_schemas::table::{Commit, Table};
 use iot_schemas::view::{CompiledView, storage};
@@ -75,8 +75,7 @@ impl BatchLayer {
 
     async fn run_in_turn(&self, name: &str, full: bool, dry_run: bool) -> iot_schemas::Result<BatchReport> {
         let started = Instant::now();
-        let (view, table) = self.views.compiled(name)?;
-        let raw = self.raw.snapshot(view.stream())?;
+        let (view, table, raw) = self.view_and_events(name)?;
         let before = table.snapshot();
         let to = raw.sealed.frontier().clone();
         let from = if full { Frontier::empty() } else { before.frontier().clone() };
@@ -107,6 +106,23 @@ impl BatchLayer {
         }
         report.elapsed_ms = (started.elapsed().as_millis() as u64).max(1);
         Ok(report)
+    }
+
+    /// A view, its table, and a snapshot of its stream whose sealed events have no column that the view does not know:
+    /// the speed layer gives a view the columns that it follows before an event that has them can be sealed.
+    fn view_and_events(
+        &self,
+        name: &str,
+    ) -> iot_schemas::Result<(Arc<CompiledView>, Arc<Table>, RawSnapshot)> {
+        let (mut view, _) = self.views.compiled(name)?;
+        loop {
+            let raw = self.raw.snapshot(view.stream())?;
+            let (now, table) = self.views.compiled(name)?;
+            if Arc::ptr_eq(&view, &now) {
+                return Ok((view, table, raw));
+            }
+            view = now;
+        }
     }
 
     /// State rows as they are stored, and the number of events that they come from.
@@ -152,6 +168,10 @@ impl BatchLayer {
             generation: Some(report.generation),
             definition: Some(view.fingerprint()),
         };
+        if view.def().generated && table.snapshot().definition() == Some(view.fingerprint()) {
+            // It may have got columns since the last run.
+            table.evolve(view.storage_schema()).await?;
+        }
         if report.full {
             table.replace(states, commit).await?;
         } else {

@@ -94,6 +94,10 @@ pub async fn compact_state(
         // The view has just been changed. Its new state is not to be merged as if it were the old.
         return Ok(report);
     }
+    if !view.covers(&snapshot.schema()) {
+        // It has got columns since it was looked up; the next round knows them.
+        return Ok(report);
+    }
     for files in candidates(&snapshot, config) {
         let stored = view.stored_states(snapshot.provider_of(&files).await?)?;
         let plan = LogicalPlanBuilder::from(view.merge_plan(stored)?);

@@ -140,8 +140,9 @@ impl Stream {
             let tail = self.tail.read();
             tail.after(&iot_schemas::position::Frontier::empty())
         };
-        let schema = self.schema();
         let sealed = self.table.snapshot();
+        // Last, so that it has every column of both.
+        let schema = self.schema();
         let frontier = sealed.frontier().clone();
         let tail = tail.into_iter().filter(|batch| !frontier.covers(&batch.node, batch.last_seq)).collect();
         RawSnapshot { schema, sealed, tail }

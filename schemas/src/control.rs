@@ -35,6 +35,9 @@ pub struct Applied {
 pub struct VerifyReport {
     /// The view.
     pub view: String,
+    /// Whether the system keeps it of its own accord.
+    #[serde(default)]
+    pub generated: bool,
     /// Up to where both sides were computed.
     pub frontier: crate::position::Frontier,
     /// The rows of the recomputation.

@@ -126,10 +126,16 @@ impl Tables {
 #[async_trait]
 impl SchemaProvider for Tables {
     fn table_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.sources.views.names().iter().map(ToString::to_string).collect();
+        let is_generated =
+            |view: &Arc<str>| self.sources.views.compiled(view).is_ok_and(|(view, _)| view.def().generated);
+        let (generated, views): (Vec<_>, Vec<_>) =
+            self.sources.views.names().into_iter().partition(is_generated);
+        let mut names: Vec<String> = views.iter().map(ToString::to_string).collect();
         names.extend(self.sources.raw.names().iter().map(ToString::to_string));
         names.push(DEAD.to_owned());
         names.extend(self.sources.system.names());
+        // Nobody has named these: they come last where names are listed.
+        names.extend(generated.iter().map(ToString::to_string));
         names
     }
 

@@ -1,5 +1,6 @@
 //! The engine: the one loop that turns durable log groups into view state and alerts, in log order.
 
+mod last_values;
 mod time;
 mod views;
 mod watch;
@@ -21,7 +22,7 @@ use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
 use iot_schemas::table::{Store, Table};
-use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
+use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot, WindowEnds};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -378,7 +379,7 @@ impl Engine {
 
     /// Whether somebody wants to see what a group changes in a view: a rule, a reader, the ledger of late events.
     fn is_eager(&self, view: &CompiledView, seen: Option<&Observed>) -> bool {
-        seen.is_some_and(Observed::has_late)
+        (seen.is_some_and(Observed::has_late) && WindowEnds::of(view).is_some())
             || self.rules.watches(view.name())
             || self.shared.feed.is_followed(view.name())
     }

@@ -14,7 +14,9 @@ use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::RawSnapshot;
 use iot_schemas::session::{context, small_context};
 use iot_schemas::table::{Table, TableSnapshot, cast_to};
-use iot_schemas::view::{BatchPlan, CompiledView, SortedStates, ViewSnapshot, bytes_of, plan_over_batches};
+use iot_schemas::view::{
+    BatchPlan, CompiledView, SortedStates, ViewSnapshot, bytes_of, plan_over_batches, reshape_states,
+};
 use parking_lot::RwLock;
 
 use crate::error::Result;
@@ -94,6 +96,18 @@ impl LiveView {
         let plan = |rows| view.finish_plan(rows);
         let finish = plan_over_batches(&small_context(), view.state_schema(), plan).await?;
         Ok(Self { view, finish, state: self.state.clone() })
+    }
+
+    /// This view, a last-value view, in the shape that `view` says: with the columns that its stream has now. What
+    /// was taken in stays in, and no event is read again. The shape before goes on answering whoever holds it.
+    ///
+    /// Costs the planning of the view and, per batch of state, a column of empty states for each new column.
+    pub(crate) async fn reshaped(&self, view: Arc<CompiledView>) -> Result<Self> {
+        debug_assert_eq!(view.fingerprint(), self.view.fingerprint());
+        let reshaped = Self::new(view, self.state.table.clone()).await?;
+        let live = self.state.live.read().reshaped(&reshaped.view)?;
+        *reshaped.state.live.write() = live;
+        Ok(reshaped)
     }
 
     /// Whether both have the same state.
@@ -374,7 +388,28 @@ impl Live {
     }
 }
 
+impl Live {
+    fn reshaped(&self, view: &CompiledView) -> Result<Self> {
+        let epochs = self.epochs.iter().map(|epoch| epoch.reshaped(view)).collect::<Result<_>>()?;
+        Ok(Self { epochs, position: self.position.clone() })
+    }
+}
+
 impl Epoch {
+    fn reshaped(&self, view: &CompiledView) -> Result<Self> {
+        let states = |batch: &RecordBatch| reshape_states(batch, view.state_schema());
+        let settled = self.settled.as_ref().map(|settled| settled.with_states(states)).transpose()?;
+        let pending = self.pending.iter().map(|events| cast_to(events, view.input_schema()));
+        Ok(Self {
+            node: self.node.clone(),
+            end: self.end,
+            states: self.states.iter().map(states).collect::<Result<_, _>>()?,
+            merged: self.merged,
+            settled: settled.map(Arc::new),
+            pending: pending.collect::<Result<_, _>>()?,
+        })
+    }
+
     fn new(node: NodeId, end: Option<Seq>) -> Self {
         Self { node, end, states: Vec::new(), merged: 0, settled: None, pending: Vec::new() }
     }

@@ -58,6 +58,7 @@ async fn combinators() -> (CompiledView, BatchPlan) {
         sql: SQL.into(),
         batch: BatchSchedule::default(),
         retention: None,
+        generated: false,
     };
     let view = CompiledView::compile(Arc::new(def), "readings", &schema()).await.expect("compiles");
     let plan = plan_over_batches(&small_context(), view.input_schema(), |e| view.state_plan(e))

@@ -2,7 +2,8 @@
 //! `cargo bench --bench speed`
 //!
 //! 10 M events of 4,000 series in micro-batches of 8,192 rows, 5% of them late by up to 30 s; for 1, 10 and 50 views
-//! on the stream. Printed per CPU-second of the whole process.
+//! on the stream. Printed per CPU-second of the whole process. `cargo bench --bench speed -- last` does so for one view on a
+//! stream with 20 columns, without and with its last-value view.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,13 +33,20 @@ const SERIES: usize = 4_000;
 const STREAM: &str = "readings";
 
 fn main() {
-    let batches = events();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     println!("views   events/CPU-s   CPU-s   wall-s   state rows   state MiB");
+    if std::env::args().any(|arg| arg == "last") {
+        let batches = events(&schema(18));
+        for last_values in [false, true, false, true] {
+            runtime.block_on(measure(1, last_values, &batches));
+        }
+        return;
+    }
+    let batches = events(&schema(0));
     let wanted = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect::<Vec<usize>>();
     let wanted = if wanted.is_empty() { vec![1, 10, 50] } else { wanted };
     for views in wanted {
-        runtime.block_on(measure(views, &batches));
+        runtime.block_on(measure(views, false, &batches));
     }
 }
 
@@ -64,17 +72,20 @@ fn views(count: usize) -> Vec<ViewDef> {
         sql: sql(i),
         batch: BatchSchedule::default(),
         retention: None,
+        generated: false,
     };
     (0..count).map(view).collect()
 }
 
-fn schema() -> SchemaRef {
-    raw_schema([Field::new("metric", DataType::Utf8, true), Field::new("value", DataType::Float64, true)])
+/// The stream's columns: the metric, its value, and so many more values.
+fn schema(more: usize) -> SchemaRef {
+    let value = |name: String| Field::new(name, DataType::Float64, true);
+    let values = ["value".to_owned()].into_iter().chain((0..more).map(|i| format!("value_{i}"))).map(value);
+    raw_schema([Field::new("metric", DataType::Utf8, true)].into_iter().chain(values))
 }
 
 /// All events, so that making them is not measured. Each series sends once a second.
-fn events() -> Vec<RecordBatch> {
-    let schema = schema();
+fn events(schema: &SchemaRef) -> Vec<RecordBatch> {
     let batch = |from: usize| {
         let rows = from..(from + ROWS).min(EVENTS);
         let late = |i: usize| if i % 20 == 7 { (i * 7_919 % 30_000_000) as i64 } else { 0 };
@@ -83,7 +94,9 @@ fn events() -> Vec<RecordBatch> {
             Arc::new(TimestampMicrosecondArray::from_iter_values(rows.clone().map(f)).with_timezone("UTC"))
         };
         let series = |i: usize| i % SERIES;
-        let columns: Vec<ArrayRef> = vec![
+        let value: ArrayRef =
+            Arc::new(Float64Array::from_iter_values(rows.clone().map(|i| (i % 1_000) as f64 / 7.0)));
+        let before: Vec<ArrayRef> = vec![
             times(&time),
             Arc::new(
                 rows.clone().map(|i| Some(format!("device-{:04}", series(i) / 4))).collect::<StringArray>(),
@@ -93,13 +106,16 @@ fn events() -> Vec<RecordBatch> {
                     .map(|i| Some(["temperature", "humidity", "vibration", "power"][series(i) % 4]))
                     .collect::<StringArray>(),
             ),
-            Arc::new(Float64Array::from_iter_values(rows.clone().map(|i| (i % 1_000) as f64 / 7.0))),
+        ];
+        let after: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from(vec!["devices/d/telemetry"; rows.len()])),
             times(&|i| 1_760_000_000_000_000 + (i / SERIES) as i64 * 1_000_000),
             Arc::new(StringArray::from(vec!["local"; rows.len()])),
             Arc::new(Int64Array::from_iter_values(rows.clone().map(|i| (i / ROWS) as i64 + 1))),
             Arc::new(Int32Array::from_iter_values(rows.clone().map(|i| (i % ROWS) as i32))),
         ];
+        let values = vec![value; schema.fields().len() - before.len() - after.len()];
+        let columns = before.into_iter().chain(values).chain(after).collect();
         RecordBatch::try_new(schema.clone(), columns).expect("a batch")
     };
     (0..EVENTS).step_by(ROWS).map(batch).collect()
@@ -109,6 +125,7 @@ fn events() -> Vec<RecordBatch> {
 #[derive(Debug)]
 struct Raw {
     def: Arc<StreamDef>,
+    schema: SchemaRef,
     table: Table,
 }
 
@@ -122,17 +139,18 @@ impl RawStreams for Raw {
     }
 
     fn snapshot(&self, _: &str) -> iot_schemas::Result<RawSnapshot> {
-        Ok(RawSnapshot { schema: schema(), sealed: self.table.snapshot(), tail: Vec::new() })
+        Ok(RawSnapshot { schema: self.schema.clone(), sealed: self.table.snapshot(), tail: Vec::new() })
     }
 }
 
-async fn measure(count: usize, batches: &[RecordBatch]) {
+async fn measure(count: usize, last_values: bool, batches: &[RecordBatch]) {
+    let schema = batches[0].schema();
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::local(dir.path()).expect("a store");
     let node: NodeId = "local".into();
     let spec = TableSpec {
         path: "raw".into(),
-        schema: schema(),
+        schema: schema.clone(),
         partition_by: vec![],
         stats_columns: vec![],
         nodes: vec![node.clone()],
@@ -142,13 +160,16 @@ async fn measure(count: usize, batches: &[RecordBatch]) {
         "kind: stream\nname: readings\ntopics: [\"devices/{device_id}/telemetry\"]\nallowed_lateness: 1m\n";
     let documents = iot_schemas::catalog::parse(yaml, "bench").expect("parses");
     let Definition::Stream(def) = documents[0].def.clone() else { unreachable!("it is a stream") };
-    let raw = Arc::new(Raw { def, table });
+    let raw = Arc::new(Raw { def, schema, table });
     let alerts = AlertLog::open(&dir.path().join("alerts"), AlertLogLimits::default()).expect("a log");
     let config = EngineConfig { node: node.clone(), checkpoint_path: dir.path().join("rules.ckpt"), store };
     let (mut engine, speed) =
         Engine::new(config, raw, Arc::new(alerts), Arc::new(Checkpoint::default()), Clock::system());
     for view in views(count) {
         engine.put_view(Arc::new(view)).await.expect("the view is put");
+    }
+    if last_values {
+        assert!(engine.keep_last_values_at_hand(STREAM).await.expect("the view is put"));
     }
     let (sender, receiver) = tokio::sync::mpsc::channel(64);
     let engine = tokio::spawn(engine.run(receiver));
@@ -172,7 +193,8 @@ async fn measure(count: usize, batches: &[RecordBatch]) {
     assert_eq!(counted, EVENTS as i64, "every event is in the view");
     let stats = speed.stats();
     println!(
-        "{count:>5}   {:>12.2e}   {cpu:>5.1}   {:>6.1}   {:>10}   {:>9}",
+        "{count:>5}{} {:>12.2e}   {cpu:>5.1}   {:>6.1}   {:>10}   {:>9}",
+        if last_values { "+l" } else { "  " },
         EVENTS as f64 / cpu,
         started.elapsed().as_secs_f64(),
         stats.state_rows,

@@ -11,13 +11,15 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::config::Dialect;
-use datafusion::datasource::MemTable;
+use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::Result;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, VisitMut, VisitorMut};
 use iot_schemas::session::context;
 use iot_schemas::sql_comfort::{prepare, rewrite};
+use iot_schemas::view::last_values;
 use iot_tests::{python, shared, workspace};
 use serde_json::Value;
 
@@ -31,8 +33,12 @@ async fn run(session: &SessionContext, sql: &str, translate: fn(&mut Statement))
 }
 
 async fn as_a_server_would(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>> {
-    let plan = iot_schemas::sql::plan(session, sql).await?;
+    let plan = as_a_server_would_plan(session, sql).await?;
     session.execute_logical_plan(plan).await?.collect().await
+}
+
+async fn as_a_server_would_plan(session: &SessionContext, sql: &str) -> Result<LogicalPlan> {
+    iot_schemas::sql::plan(session, sql).await
 }
 
 /// `IOT_BLESS=1` writes the answers into the page.
@@ -51,6 +57,9 @@ async fn the_examples_of_the_page_give_the_answers_beside_them() {
     ] {
         session.sql(table).await.unwrap().collect().await.unwrap();
     }
+    let readings = session.table_provider("readings").await.unwrap().schema();
+    let last = as_a_server_would_plan(&session, &last_values("readings", &readings).sql).await.unwrap();
+    session.register_table("readings_last", Arc::new(ViewTable::new(last, None))).unwrap();
     let path = workspace().join("docs/sql.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let mut blessed = String::new();

@@ -101,7 +101,7 @@ async fn send(line: &Line, events: &[Event]) {
     try_join_all(messages).await.expect("every message is taken");
 }
 
-async fn take(line: Arc<Line>, dir: &Path, step: &Step) -> Arc<Line> {
+pub(super) async fn take(line: Arc<Line>, dir: &Path, step: &Step) -> Arc<Line> {
     let batch = |request: BatchRequest| async {
         line.batch.run(request).await.expect("the batch runs");
     };

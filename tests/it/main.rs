@@ -12,6 +12,7 @@ mod faults;
 mod formats;
 mod garbage;
 mod lambda;
+mod last_values;
 mod late_data;
 mod overload;
 mod random_views;

@@ -5,7 +5,11 @@ use clap::{Args, ValueEnum};
 
 use crate::args::ServerArgs;
 use crate::client::Client;
+use crate::exit::Failure;
 use crate::output::{ListFormat, Rows};
+
+/// The list of all views, as the server calls it.
+const ALL_VIEWS: &str = "all-views";
 
 /// Arguments of `get`.
 #[derive(Debug, Args)]
@@ -13,6 +17,9 @@ pub struct GetArgs {
     /// What to list.
     #[arg(value_enum)]
     pub what: What,
+    /// With `views`: also those that are kept without being asked for, one per stream (`STREAM_last`).
+    #[arg(long)]
+    pub all: bool,
     /// How to print it.
     #[arg(long, value_enum, default_value_t)]
     pub format: ListFormat,
@@ -43,12 +50,20 @@ pub enum What {
 
 /// Runs the command.
 pub async fn run(args: GetArgs) -> Result<()> {
-    print(args.what, args.format, &args.server).await
+    if args.all && args.what != What::Views {
+        return Err(Failure::usage("--all is for `iotctl get views`; the other lists are whole").into());
+    }
+    let what = if args.all { ALL_VIEWS } else { args.what.path() };
+    print_list(what, args.format, &args.server).await
 }
 
 /// Lists one kind of thing.
 pub(super) async fn print(what: What, format: ListFormat, server: &ServerArgs) -> Result<()> {
-    let rows = Client::new(server)?.list(what.path()).await?;
+    print_list(what.path(), format, server).await
+}
+
+async fn print_list(what: &str, format: ListFormat, server: &ServerArgs) -> Result<()> {
+    let rows = Client::new(server)?.list(what).await?;
     let rows = Rows::new(rows)
         .first(&["name", "device_id", "view", "generation", "kind", "on"])
         .hidden(&["text", "sql"]);

@@ -18,7 +18,7 @@ use iot_serving::query::{Queries, QueryRequest};
 use iot_serving::verify::verify_view;
 use serde_json::{Map, Value, json};
 
-use super::Line;
+use super::{Line, last_values};
 
 #[async_trait]
 impl Control for Line {
@@ -28,13 +28,20 @@ impl Control for Line {
         self.check(&catalog, &documents).await?;
         let plan = changes(&catalog, &documents);
         let mut done: Vec<(&Document, Option<Document>)> = Vec::new();
+        let future = with(&catalog, &documents);
+        let mut streams_are_put = false;
         for (document, applied) in documents.iter().zip(&plan) {
+            if applied.kind != Kind::Stream && !std::mem::replace(&mut streams_are_put, true) {
+                // A view that takes the name of a last-value view takes its place.
+                self.keep_last_values(&future).await;
+            }
             if applied.change == Change::Unchanged {
                 continue;
             }
             let before = catalog.get(applied.kind, &applied.name).cloned();
             if let Err(e) = self.put(&document.def).await {
                 self.undo(done).await;
+                self.keep_last_values(&catalog).await;
                 return Err(e);
             }
             done.push((document, before));
@@ -43,8 +50,9 @@ impl Control for Line {
             self.catalog_store.put(document)?;
             catalog.put(document.clone());
         }
-        self.retire_default_stream(&mut catalog).await?;
         self.problems.lock().clear();
+        self.retire_default_stream(&mut catalog).await?;
+        self.keep_last_values(&catalog).await;
         Ok(plan)
     }
 
@@ -58,32 +66,39 @@ impl Control for Line {
     async fn delete(&self, kind: Kind, name: &str) -> Result<Applied> {
         let mut catalog = self.catalog.lock().await;
         if catalog.get(kind, name).is_none() {
-            return Err(not_found(kind, name));
+            return Err(self.no_definition(kind, name));
         }
         self.check_unused(&catalog, kind, name)?;
         self.take_out(kind, name).await?;
         self.catalog_store.remove(kind, name)?;
         catalog.remove(kind, name);
+        self.keep_last_values(&catalog).await;
         Ok(Applied { kind, name: name.to_owned(), change: Change::Deleted })
     }
 
     async fn list(&self, what: &str) -> Result<Vec<Map<String, Value>>> {
         match what {
             "streams" => Ok(self.stream_rows()),
-            "views" => self.view_rows(),
+            "views" => self.view_rows(false),
+            "all-views" => self.view_rows(true),
             "rules" => Ok(self.rule_rows(&*self.catalog.lock().await)),
             "batches" => Ok(self.batch.history().iter().map(to_map).collect()),
             "devices" => self.device_rows().await,
             other => Err(Error::invalid(format!(
-                "`{other}` cannot be listed; it is one of streams, views, rules, devices, batches"
+                "`{other}` cannot be listed; it is one of streams, views, all-views, rules, devices, batches"
             ))),
         }
     }
 
     async fn describe(&self, kind: Kind, name: &str) -> Result<Value> {
         let catalog = self.catalog.lock().await;
-        let document = catalog.get(kind, name).ok_or_else(|| not_found(kind, name))?;
-        let mut described = json!({ "kind": kind, "name": name, "definition": document.text });
+        let mut described = match (catalog.get(kind, name), self.generated(kind, name)) {
+            (Some(document), _) => json!({ "kind": kind, "name": name, "definition": document.text }),
+            (None, Some(def)) => {
+                json!({ "kind": kind, "name": name, "definition": def.sql, "generated": true })
+            }
+            (None, None) => return Err(not_found(kind, name)),
+        };
         let more = match kind {
             Kind::Stream => self.describe_stream(name)?,
             Kind::View => self.describe_view(name).await?,
@@ -117,7 +132,7 @@ impl Control for Line {
             "ingest": ingest,
             "speed": self.speed.stats(),
             "streams": streams,
-            "views": self.view_rows()?,
+            "views": self.view_rows(false)?,
             "alerts": { "firing": in_state(AlertState::Firing), "pending": in_state(AlertState::Pending),
                         "latest": *self.alerts.latest().borrow() },
             "broker": self.subscriber.lock().as_ref().map(|subscriber| subscriber.stats()),
@@ -200,18 +215,18 @@ impl Line {
     /// Checks everything that can be checked before anything is changed.
     async fn check(&self, catalog: &Catalog, documents: &[Document]) -> Result<()> {
         let mut seen = HashSet::new();
-        let mut future = catalog.clone();
         for document in documents {
             if !seen.insert((document.def.kind(), document.def.name().to_owned())) {
                 let (kind, name) = (document.def.kind(), document.def.name());
                 return Err(Error::invalid(format!("{kind} `{name}` is defined twice")));
             }
-            future.put(document.clone());
         }
+        let future = with(catalog, documents);
         let streams: HashSet<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
         if let Some(view) = future.views().find(|view| streams.contains(view.name.as_str())) {
             return Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name)));
         }
+        last_values::check_readers(&future)?;
         for view in future.views() {
             self.check_view(&future, view, documents).await?;
         }
@@ -282,6 +297,7 @@ impl Line {
         let empty = snapshot.sealed.file_count() == 0 && snapshot.tail.is_empty();
         if empty && self.check_unused(catalog, Kind::Stream, name).is_ok() {
             catalog.remove(Kind::Stream, name);
+            self.keep_last_values(catalog).await;
             self.ingest.remove_stream(name).await
         } else {
             self.catalog_store.put(document)
@@ -357,10 +373,12 @@ impl Line {
         self.ingest.names().iter().filter_map(row).collect()
     }
 
-    fn view_rows(&self) -> Result<Vec<Map<String, Value>>> {
+    /// The views of the catalog, or `all` with those that the system keeps of its own accord, which say so.
+    fn view_rows(&self, all: bool) -> Result<Vec<Map<String, Value>>> {
         let row = |name: &Arc<str>| {
             let snapshot = self.speed.snapshot(name)?;
-            Ok(to_map(&json!({
+            let generated = snapshot.view.def().generated;
+            let mut row = to_map(&json!({
                 "name": name,
                 "stream": snapshot.view.stream(),
                 "batch_generation": snapshot.batch.generation(),
@@ -369,9 +387,13 @@ impl Line {
                 "batch_rows": snapshot.batch.row_count(),
                 "speed_rows": snapshot.speed_rows(),
                 "batch_every": humantime::format_duration(snapshot.view.def().batch.interval()).to_string(),
-            })))
+            }));
+            if all {
+                row.insert("generated".to_owned(), generated.into());
+            }
+            Ok((all || !generated).then_some(row))
         };
-        self.speed.names().iter().map(row).collect()
+        self.speed.names().iter().filter_map(|name| row(name).transpose()).collect()
     }
 
     fn rule_rows(&self, catalog: &Catalog) -> Vec<Map<String, Value>> {
@@ -479,6 +501,13 @@ fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
     documents
 }
 
+/// The catalog that `documents` would make of it.
+fn with(catalog: &Catalog, documents: &[Document]) -> Catalog {
+    let mut future = catalog.clone();
+    documents.iter().for_each(|document| future.put(document.clone()));
+    future
+}
+
 fn changes(catalog: &Catalog, documents: &[Document]) -> Vec<Applied> {
     let change = |document: &Document| {
         let (kind, name) = (document.def.kind(), document.def.name().to_owned());
@@ -511,7 +540,7 @@ fn type_name(data_type: &DataType) -> String {
     }
 }
 
-fn not_found(kind: Kind, name: &str) -> Error {
+pub(super) fn not_found(kind: Kind, name: &str) -> Error {
     let kind = match kind {
         Kind::Stream => "stream",
         Kind::View => "view",

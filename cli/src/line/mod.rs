@@ -14,6 +14,7 @@ mod catalog_store;
 mod control;
 mod dead;
 mod devices;
+mod last_values;
 mod offline;
 pub mod server;
 mod sparkplug_nodes;
@@ -153,6 +154,7 @@ impl Line {
         let (mut engine, speed) =
             Engine::new(engine_config, raw.clone(), alerts.clone(), checkpoint, clock.clone());
         let problems = put_in_force(&mut engine, &catalog).await;
+        let last_values = last_values::put_at_hand(&mut engine, &catalog).await;
         engine.restore()?;
         let (sender, receiver) = mpsc::channel(LINE_QUEUE);
         let tasks = TaskTracker::new();
@@ -187,6 +189,7 @@ impl Line {
             subscriber: Mutex::default(),
             _lock: lock,
         });
+        line.make_up_last_values(last_values, &config).await;
         line.start_upkeep(&config);
         Ok(line)
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use iot_schemas::Result;
@@ -22,6 +24,7 @@ pub(super) fn rows(views: &dyn Views) -> Result<RecordBatch> {
     };
     let watermark: TimestampMicrosecondArray = snapshots.iter().map(|snapshot| snapshot.watermark).collect();
     let generation = Int64Array::from_iter_values(snapshots.iter().map(|s| s.batch.generation()));
+    let generated: BooleanArray = snapshots.iter().map(|s| Some(s.view.def().generated)).collect();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("view", text(&|s| s.view.name().to_owned())),
         ("stream", text(&|s| s.view.stream().to_string())),
@@ -35,6 +38,7 @@ pub(super) fn rows(views: &dyn Views) -> Result<RecordBatch> {
         ("speed_rows", number(&ViewSnapshot::speed_rows)?),
         ("speed_bytes", number(&ViewSnapshot::speed_bytes)?),
         ("late_events", number(&|s| s.late_events)?),
+        ("generated", Arc::new(generated)),
     ];
     Ok(RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, column)| (name, column, true)),

@@ -111,6 +111,7 @@ async fn a_view_keeps_one_state_for_all_its_percentiles() {
         sql: statements[0].to_string(),
         batch: BatchSchedule::default(),
         retention: None,
+        generated: false,
     };
     let schema = readings().schema();
     let view = CompiledView::compile(Arc::new(def), "readings", &schema).await.expect("compiles");

@@ -19,6 +19,7 @@ pub use view::{BatchSchedule, ViewDef};
 
 use crate::error::{Error, Result};
 use crate::topic::is_name;
+use crate::view::last_values_name;
 
 /// What a document defines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +124,13 @@ impl Catalog {
     /// The streams by name.
     pub fn streams(&self) -> impl Iterator<Item = &Arc<StreamDef>> {
         self.documents().filter_map(|d| if let Definition::Stream(def) = &d.def { Some(def) } else { None })
+    }
+
+    /// The streams of which a last-value view is kept: all that want it, unless another definition has its name.
+    pub fn last_values(&self) -> impl Iterator<Item = &Arc<StreamDef>> {
+        let taken =
+            |name: &str| [Kind::Stream, Kind::View].iter().any(|kind| self.get(*kind, name).is_some());
+        self.streams().filter(move |stream| stream.last_values && !taken(&last_values_name(&stream.name)))
     }
 
     /// The views by name.

@@ -98,6 +98,13 @@ pub struct StreamDef {
     /// How long raw events are kept.
     #[serde(default, with = "duration_text")]
     pub retention: Option<Duration>,
+    /// Whether the last value of each column is kept by device, in a view named after the stream with `_last` behind.
+    #[serde(default = "yes")]
+    pub last_values: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl StreamDef {

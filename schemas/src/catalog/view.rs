@@ -22,6 +22,9 @@ pub struct ViewDef {
     /// How long its windows are kept.
     #[serde(default, with = "duration_text")]
     pub retention: Option<Duration>,
+    /// Whether the system keeps it of its own accord; no document can say so. See [`crate::view::last_values`].
+    #[serde(skip)]
+    pub generated: bool,
 }
 
 impl ViewDef {

@@ -126,6 +126,13 @@ pub(super) fn merge_schemas(current: &Schema, wanted: &Schema) -> Result<(Schema
             }
             (DataType::Float64, DataType::Int64) => {}
             (a, b) if a == b => {}
+            (DataType::Struct(parts), DataType::Struct(wanted)) => {
+                let (parts, wanted) = (Schema::new(parts.clone()), Schema::new(wanted.clone()));
+                let (merged, wider) = merge_schemas(&parts, &wanted)?;
+                widened |= wider;
+                let merged = DataType::Struct(merged.fields);
+                fields[position] = Arc::new(have.as_ref().clone().with_data_type(merged));
+            }
             (a, b) => {
                 return Err(Error::invalid(format!(
                     "column `{}` cannot change from {a} to {b}",

@@ -408,10 +408,13 @@ impl GroupsAccumulator for VectorAccumulator {
             return named(&self.fields, &self.inner.convert_to_state(values, opt_filter)?);
         }
         let (states, valid) = unpack(values)?;
-        if valid.is_some() || opt_filter.is_some() {
-            return internal_err!("a state column has no null states and no filter");
+        if opt_filter.is_some() {
+            return internal_err!("a state column has no filter");
         }
-        Ok(states)
+        // A table has null where a column of state was added after the row.
+        let Some(valid) = valid else { return Ok(states) };
+        let absent = arrow::compute::not(&valid)?;
+        Ok(states.iter().map(|state| arrow::compute::nullif(state, &absent)).collect::<Result<_, _>>()?)
     }
 
     fn size(&self) -> usize {

@@ -19,6 +19,7 @@ use datafusion::optimizer::Analyzer;
 
 use super::combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
 use super::groups::{GroupColumn, KeyColumn, group_columns, key_columns};
+use super::last_values::{empty_state, state_column};
 use super::normal::{EVENTS, NormalForm, check_output, normalize};
 use super::{mergeable, storage};
 use crate::catalog::ViewDef;
@@ -108,7 +109,8 @@ impl CompiledView {
         let groups = group_columns(&normal, &output_schema);
         let (keys, key_exprs) = state_keys(&normal, window.as_ref(), &groups);
         let finishing_groups = finishing_groups(&normal, &keys, &key_exprs)?;
-        let state_schema = state_schema(&keys, &key_exprs, &events, &calls)?;
+        let names = state_names(def, &normal.aggregates);
+        let state_schema = state_schema(&keys, &key_exprs, &events, &calls, names)?;
         let storage_schema = storage::storage_schema(&state_schema)?;
         let used = key_exprs.iter().chain(&normal.aggregates).chain(&normal.filter);
         let input_schema = used_columns(used.chain(window.iter().flat_map(|window| &window.of)), schema);
@@ -166,10 +168,15 @@ impl CompiledView {
         use sha2::Digest;
         let mut hash = sha2::Sha256::new();
         hash.update(&*self.stream);
-        for expr in self.filter.iter().chain(&self.key_exprs).chain(&self.aggregates) {
-            hash.update(format!("\n{expr}"));
+        if self.def.generated {
+            // States of any of its shapes can be merged: they are matched by column.
+            hash.update("\nthe last value of every column");
+        } else {
+            for expr in self.filter.iter().chain(&self.key_exprs).chain(&self.aggregates) {
+                hash.update(format!("\n{expr}"));
+            }
+            hash.update(format!("{:?}{:?}{:?}", self.window, self.input_schema, self.storage_schema));
         }
-        hash.update(format!("{:?}{:?}{:?}", self.window, self.input_schema, self.storage_schema));
         hash.update(datafusion::DATAFUSION_VERSION);
         hash.update([crate::aggregates::STATE_VERSION]);
         let digest = hash.finalize();
@@ -317,11 +324,28 @@ impl CompiledView {
         Ok(plan)
     }
 
+    /// Whether state rows in a table with these columns can be written again by this view. Not so if they are of a
+    /// later shape of a view that follows its stream's columns: it would drop what it does not know.
+    pub fn covers(&self, stored: &Schema) -> bool {
+        let known = |field: &FieldRef| {
+            self.storage_schema
+                .field_with_name(field.name())
+                .is_ok_and(|own| own.data_type() == field.data_type())
+        };
+        !self.def.generated || stored.fields().iter().all(known)
+    }
+
     /// State rows as they are stored, as a plan over [`Self::state_schema`].
     pub fn stored_states(&self, table: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
         let scan = LogicalPlanBuilder::scan("batch_state", provider_as_source(table), None)?.build()?;
         let restored = self.state_schema.fields().iter().map(|field| {
-            let stored = scan.schema().field_with_unqualified_name(field.name())?;
+            let stored = match scan.schema().field_with_unqualified_name(field.name()) {
+                Err(_) if self.def.generated => {
+                    let empty = Expr::Literal(empty_state(field.data_type())?, None);
+                    return Ok(empty.alias_qualified(Some("batch_state"), field.name()));
+                }
+                stored => stored?,
+            };
             let column =
                 Expr::Column(Column::from_qualified_name(format!("batch_state.{}", quoted(field.name()))));
             Ok(if stored.data_type() == field.data_type() {
@@ -556,6 +580,7 @@ fn state_schema(
     exprs: &[Expr],
     events: &DFSchema,
     calls: &[(AggregateCall, AggregateFunctionParams)],
+    names: Vec<String>,
 ) -> Result<SchemaRef> {
     let mut fields = Vec::with_capacity(keys.len() + calls.len());
     for (key, expr) in keys.iter().zip(exprs) {
@@ -565,10 +590,24 @@ fn state_schema(
         };
         fields.push(Field::new(&key.name, data_type, true));
     }
-    for (i, (call, _)) in calls.iter().enumerate() {
-        fields.push(Field::new(format!("state_{i}"), call.state_type()?, true));
+    for (name, (call, _)) in names.into_iter().zip(calls) {
+        fields.push(Field::new(name, call.state_type()?, true));
     }
     Ok(Arc::new(Schema::new(fields)))
+}
+
+/// What the states of the aggregates are called in state rows: after the stream's columns where the view follows these,
+/// by their number otherwise.
+fn state_names(def: &ViewDef, aggregates: &[Expr]) -> Vec<String> {
+    let followed = |expr: &Expr| match expr {
+        Expr::AggregateFunction(function) if def.generated => match function.params.args.first() {
+            Some(Expr::Column(column)) => Some(state_column(&column.name)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let names = aggregates.iter().enumerate();
+    names.map(|(i, expr)| followed(expr).unwrap_or_else(|| format!("state_{i}"))).collect()
 }
 
 /// The columns of the stream that the expressions read.

@@ -173,7 +173,14 @@ fn sql(call: &str) -> String {
 
 async fn compile(call: &str) -> crate::Result<CompiledView> {
     let batch = BatchSchedule::default();
-    let def = ViewDef { kind: Kind::View, name: "v".into(), sql: sql(call), batch, retention: None };
+    let def = ViewDef {
+        kind: Kind::View,
+        name: "v".into(),
+        sql: sql(call),
+        batch,
+        retention: None,
+        generated: false,
+    };
     CompiledView::compile(Arc::new(def), "events", &schema()).await
 }
 

@@ -52,6 +52,16 @@ impl SortedStates {
         Ok(Self { smallest: batch(smallest)?, largest: batch(largest)?, rows })
     }
 
+    /// The same rows with other states, as `change` makes them; it leaves the keys and their order as they are.
+    pub fn with_states(
+        &self,
+        change: impl FnOnce(&RecordBatch) -> crate::error::Result<RecordBatch>,
+    ) -> crate::error::Result<Self> {
+        let rows = change(&self.rows)?;
+        debug_assert_eq!(rows.num_rows(), self.rows.num_rows());
+        Ok(Self { rows, smallest: self.smallest.clone(), largest: self.largest.clone() })
+    }
+
     /// All rows.
     pub fn rows(&self) -> &RecordBatch {
         &self.rows

@@ -239,7 +239,10 @@ impl Control for FakeControl {
     async fn verify(&self, view: Option<&str>) -> Result<Vec<VerifyReport>> {
         let view = view.unwrap_or("all").to_owned();
         let frontier = Frontier::empty();
-        Ok(vec![VerifyReport { view, frontier, rows: 1, events: 1, differences: 0, examples: Vec::new() }])
+        let examples = Vec::new();
+        let report =
+            VerifyReport { view, generated: false, frontier, rows: 1, events: 1, differences: 0, examples };
+        Ok(vec![report])
     }
 
     fn not_ready(&self) -> Option<String> {

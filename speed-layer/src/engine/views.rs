@@ -16,7 +16,7 @@ use iot_schemas::position::Frontier;
 use iot_schemas::raw::RawSnapshot;
 use iot_schemas::session::{context, small_context};
 use iot_schemas::table::{Commit, Staged, Table};
-use iot_schemas::view::{CompiledView, lineage, open_table, storage};
+use iot_schemas::view::{CompiledView, last_values, lineage, open_table, shows_columns, source_of, storage};
 
 use super::{Command, Engine, SpeedLayer};
 use crate::error::Result;
@@ -39,6 +39,17 @@ pub(super) enum PreparedView {
     },
     /// It reads the state of a view that is in force.
     Shared(Arc<CompiledView>),
+    /// It is the last-value view that is in force, over other columns.
+    Reshaped(Arc<CompiledView>),
+}
+
+impl PreparedView {
+    fn view(&self) -> &CompiledView {
+        match self {
+            Self::Own { live, .. } => live.view(),
+            Self::Shared(view) | Self::Reshaped(view) => view,
+        }
+    }
 }
 
 impl SpeedLayer {
@@ -65,7 +76,10 @@ impl SpeedLayer {
         let view = Arc::new(CompiledView::compile_over(def, bases, &stream, &raw.schema).await?);
         let own = self.live(view.state_owner()).ok();
         if own.as_ref().is_some_and(|own| own.view().fingerprint() == view.fingerprint()) {
-            return Ok(PreparedView::Shared(view));
+            return Ok(match view.def().generated {
+                true => PreparedView::Reshaped(view),
+                false => PreparedView::Shared(view),
+            });
         }
         if !view.bases().is_empty() {
             let why =
@@ -81,6 +95,15 @@ impl SpeedLayer {
             _ => Some(self.stage(&view, &table, raw).await?),
         };
         Ok(PreparedView::Own { live: LiveView::new(view, table).await?, staged })
+    }
+
+    /// Whether the store has state of this definition, so that putting it in force does not read all of raw.
+    pub(super) async fn has_state_of(&self, def: &Arc<ViewDef>) -> Result<bool> {
+        let stream = source_of(def)?;
+        let schema = self.raw.snapshot(&stream)?.schema;
+        let view = CompiledView::compile(def.clone(), &stream, &schema).await?;
+        let table = open_table(&self.store, &view, vec![self.node.clone()]).await?;
+        Ok(table.snapshot().definition() == Some(view.fingerprint()))
     }
 
     /// Computes the state of everything that is sealed.
@@ -106,12 +129,24 @@ impl SpeedLayer {
             covered = sealed;
             raw = self.raw.snapshot(view.stream())?;
             let ahead: u64 = raw.sealed.frontier().iter().map(|(node, seq)| seq - covered.get(node)).sum();
-            if ahead < CATCH_UP_MESSAGES {
+            // What is sealed from here on may have columns that a last-value view of this shape would drop.
+            if ahead < CATCH_UP_MESSAGES || (view.def().generated && !shows_columns(view, &raw.schema)) {
                 break;
             }
         }
         Ok((staged, covered))
     }
+}
+
+/// A last-value view that is to be seeded, with the columns that its stream has got since it was made.
+async fn with_columns_of(raw: &RawSnapshot, live: LiveView) -> Result<LiveView> {
+    let view = live.view();
+    if !view.def().generated || shows_columns(view, &raw.schema) {
+        return Ok(live);
+    }
+    let def = Arc::new(last_values(view.stream(), &raw.schema));
+    let view = CompiledView::compile(def, view.stream(), &raw.schema).await?;
+    LiveView::new(Arc::new(view), live.table().clone()).await
 }
 
 impl Engine {
@@ -123,6 +158,9 @@ impl Engine {
 
     /// Exchanges a view, between two groups of the log.
     pub(super) async fn switch_view(&mut self, prepared: PreparedView) -> Result<()> {
+        if !self.may_be_put(prepared.view()) {
+            return Ok(());
+        }
         let live = match prepared {
             PreparedView::Shared(view) => {
                 let owner = self.shared.live(view.state_owner())?;
@@ -132,6 +170,7 @@ impl Engine {
                 }
                 Arc::new(owner.sharing(view).await?)
             }
+            PreparedView::Reshaped(view) => return self.reshape(view).await,
             PreparedView::Own { live, staged } => {
                 if let Some((staged, frontier)) = staged {
                     let before = live.table().snapshot();
@@ -142,6 +181,7 @@ impl Engine {
                     live.table().switch(staged, Commit { frontier, generation, definition }).await?;
                 }
                 let raw = self.raw.snapshot(live.view().stream())?;
+                let live = with_columns_of(&raw, live).await?;
                 live.seed(&raw, &self.processed, self.ends.make_contiguous()).await?;
                 Arc::new(live)
             }

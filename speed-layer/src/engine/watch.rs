@@ -79,6 +79,7 @@ impl Engine {
         }
         self.schemas.insert(batch.stream.clone(), batch.rows.schema());
         let Ok(target) = self.target(&batch.stream) else { return };
+        self.follow_columns(&batch.stream).await;
         for live in self.views_on(&batch.stream) {
             let wider = |field: &Arc<arrow::datatypes::Field>| {
                 target
@@ -89,6 +90,7 @@ impl Engine {
             // State of the narrower type cannot take in the wider one: the view is made anew from raw.
             // What reads another view follows it.
             if live.view().bases().is_empty()
+                && !live.view().def().generated
                 && live.view().input_schema().fields().iter().any(wider)
                 && let Err(e) = self.put_view(live.view().def().clone()).await
             {

@@ -20,6 +20,7 @@ fn def(sql: &str) -> Arc<ViewDef> {
         sql: sql.into(),
         batch: BatchSchedule::default(),
         retention: None,
+        generated: false,
     })
 }
 
