@@ -14,7 +14,7 @@ use iot_ingest::source::tls::ClientTls;
 
 use crate::commands::{
     alerts, apply, batch, completions, dead, delete, demo, describe, diff, get, late, publish, query, replay,
-    serve, simulate, status, tap, token, user, validate, verify,
+    schema, serve, simulate, status, tap, token, user, validate, verify,
 };
 use crate::exit::Failure;
 use crate::line::Location;
@@ -62,6 +62,8 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Look at alerts.
     Alerts(alerts::AlertsArgs),
+    /// Look at the versions of streams' schemas, and at what a definition would change.
+    Schema(schema::SchemaArgs),
     /// Look at messages that could not be decoded, replay or drop them.
     Dead(dead::DeadArgs),
     /// Look at events that came late, or from too far in the future.
@@ -255,6 +257,10 @@ mod tests {
             "iotctl alerts list --state firing",
             "iotctl alerts show abc",
             "iotctl alerts watch",
+            "iotctl schema list",
+            "iotctl schema list readings --format json",
+            "iotctl schema show readings --version 2",
+            "iotctl schema check readings.yaml catalog.d",
             "iotctl dead list --limit 5",
             "iotctl dead list --status open --stream readings --reason number",
             "iotctl dead show n1:7",

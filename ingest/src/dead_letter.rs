@@ -41,6 +41,8 @@ pub fn dead_schema() -> SchemaRef {
         // What MQTT 5 said about the message; user properties as a JSON array of pairs.
         Field::new("content_type", DataType::Utf8, true),
         Field::new("user_properties", DataType::Utf8, true),
+        // The version of the stream's schema that refused it.
+        Field::new("schema_version", DataType::Int64, true),
         // The rest is null in letters. In actions all columns above name the letter that they are about.
         Field::new("action", DataType::Utf8, true),
         Field::new("action_at", timestamp_type(), true),
@@ -64,6 +66,8 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) retry_of: Option<&'a str>,
     pub(crate) content_type: Option<&'a str>,
     pub(crate) user_properties: UserProperties<'a>,
+    /// The version of the stream's schema, if the stream is there.
+    pub(crate) schema_version: Option<u32>,
 }
 
 /// What is done about one letter, as the log keeps it.
@@ -104,6 +108,7 @@ pub(crate) struct DeadLetters {
     retry_of: StringBuilder,
     content_type: StringBuilder,
     user_properties: StringBuilder,
+    schema_version: Int64Builder,
     action: StringBuilder,
     action_at: Vec<Option<i64>>,
     action_by: StringBuilder,
@@ -126,6 +131,7 @@ impl DeadLetters {
             retry_of: StringBuilder::new(),
             content_type: StringBuilder::new(),
             user_properties: StringBuilder::new(),
+            schema_version: Int64Builder::new(),
             action: StringBuilder::new(),
             action_at: Vec::new(),
             action_by: StringBuilder::new(),
@@ -146,6 +152,7 @@ impl DeadLetters {
         self.retry_of.append_option(letter.retry_of);
         self.content_type.append_option(letter.content_type);
         self.user_properties.append_option(letter.user_properties.to_json());
+        self.schema_version.append_option(letter.schema_version.map(i64::from));
         self.action.append_null();
         self.action_at.push(None);
         self.action_by.append_null();
@@ -166,6 +173,7 @@ impl DeadLetters {
         self.retry_of.append_null();
         self.content_type.append_null();
         self.user_properties.append_null();
+        self.schema_version.append_null();
         self.action.append_value(match done.action {
             DeadAction::Replay => "replayed",
             DeadAction::Drop => "dropped",
@@ -196,6 +204,7 @@ impl DeadLetters {
                 Arc::new(self.retry_of.finish()),
                 Arc::new(self.content_type.finish()),
                 Arc::new(self.user_properties.finish()),
+                Arc::new(self.schema_version.finish()),
                 Arc::new(self.action.finish()),
                 instants(std::mem::take(&mut self.action_at).into()),
                 Arc::new(self.action_by.finish()),

@@ -17,6 +17,7 @@ use iot_schemas::catalog::StreamDef;
 use iot_schemas::clock::Clock;
 use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, Seq};
+use iot_schemas::registry::Why;
 use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
@@ -241,6 +242,18 @@ impl EpochThread {
         def: Arc<StreamDef>,
         opened: Option<Box<(Stream, StreamDecoder)>>,
     ) -> Result<Arc<Stream>> {
+        let stream = self.put_lane(def, opened)?;
+        if let Some(lane) = self.groups.lane(&stream.name) {
+            lane.observe(Why::Applied, self.clock.now_micros(), &self.config.node, self.last + 1);
+        }
+        Ok(stream)
+    }
+
+    fn put_lane(
+        &mut self,
+        def: Arc<StreamDef>,
+        opened: Option<Box<(Stream, StreamDecoder)>>,
+    ) -> Result<Arc<Stream>> {
         let keys = self.keys_for(&def, opened.as_deref().map(|(stream, _)| stream))?;
         if self.groups.lane(&def.name).is_some() {
             return self.groups.redefine(def, keys);
@@ -263,7 +276,7 @@ impl EpochThread {
             return Ok(None);
         };
         let Some(stream) = lane.map(|lane| &*lane.stream).or(opened) else { return Ok(None) };
-        let (raw, now) = (stream.snapshot(), self.clock.now_micros());
+        let (raw, now) = (stream.snapshot()?, self.clock.now_micros());
         self.runtime.block_on(KeyWindow::load(rule, &raw, &self.config.node, self.last, now)).map(Some)
     }
 

@@ -11,6 +11,7 @@ use iot_schemas::catalog::StreamDef;
 use iot_schemas::dead::DeadAction;
 use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
+use iot_schemas::registry::{Stamp, Why};
 use iot_schemas::{Error, Result};
 
 use crate::dead_letter::{DEAD, DeadLetter, DeadLetters, Resolution};
@@ -59,7 +60,8 @@ pub(crate) struct Lane {
 impl Lane {
     /// Whether its keys are those that `rule` of a new definition asks for.
     pub(crate) fn goes_by(&self, rule: &DedupRule, def: &StreamDef) -> bool {
-        let same_type = |name: &String| self.def.fields.get(name) == def.fields.get(name);
+        let kind = |def: &StreamDef, name: &String| def.fields.get(name).map(|field| field.field_type);
+        let same_type = |name: &String| kind(&self.def, name) == kind(def, name);
         self.keys.as_ref().is_some_and(|keys| keys.goes_by(rule)) && def.dedup.iter().all(same_type)
     }
 
@@ -74,6 +76,15 @@ impl Lane {
         decoded.copies += copies;
         decoded.events -= copies;
         kept
+    }
+}
+
+impl Lane {
+    /// Makes a version of the schema, at a position, if the decoder's columns are not those of the newest.
+    pub(crate) fn observe(&self, why: Why, at: i64, node: &NodeId, seq: Seq) {
+        if let Some(schemas) = &self.stream.schemas {
+            schemas.observe(&self.def, self.decoder.schema(), Stamp { why, at, node: node.clone(), seq });
+        }
     }
 }
 
@@ -209,6 +220,7 @@ impl GroupDecoder {
         if retry_of.is_some() {
             decoded.replayed.push(seq);
         }
+        let schema_before = Arc::as_ptr(lane.decoder.schema());
         let outcome = match record.cut_from {
             Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
             None => lane.decoder.decode(record.payload, origin),
@@ -220,6 +232,9 @@ impl GroupDecoder {
         {
             // The node will be asked again when it next sends something that cannot be read.
             tracing::debug!("a request for a rebirth was not sent: too many are waiting");
+        }
+        if schema_before != Arc::as_ptr(lane.decoder.schema()) {
+            lane.observe(Why::Inferred, record.arrival, &self.node, seq);
         }
         match outcome {
             Ok(events) => {
@@ -267,6 +282,8 @@ impl GroupDecoder {
         decoded: &mut DecodedGroup,
     ) {
         decoded.dead_letters += 1;
+        let lane = self.lanes.iter().find(|lane| *lane.stream.name == *stream);
+        let schemas = lane.and_then(|lane| lane.stream.schemas.as_ref());
         self.dead.push(DeadLetter {
             stream,
             topic: record.topic,
@@ -278,6 +295,7 @@ impl GroupDecoder {
             retry_of,
             content_type: record.content_type,
             user_properties: record.user_properties,
+            schema_version: schemas.and_then(|schemas| schemas.at(seq)),
         });
     }
 

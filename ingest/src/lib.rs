@@ -49,6 +49,7 @@ mod pressure;
 mod raw_table;
 mod redelivery;
 mod route;
+mod schema_keeper;
 mod seal;
 pub mod source;
 mod stats;

@@ -19,6 +19,7 @@ use iot_schemas::log::{Log, Recovery};
 use iot_schemas::micro_batch::LineEvent;
 use iot_schemas::position::{Frontier, Seq};
 use iot_schemas::raw::{Checkpoint, RawSnapshot, RawStreams};
+use iot_schemas::registry::{History, Why};
 use iot_schemas::table::{Store, Table};
 use iot_schemas::{Error, Result};
 
@@ -31,6 +32,7 @@ use crate::group::{GroupDecoder, Lane};
 use crate::message::{Message, Receipt, Refused, Ticket};
 use crate::pressure::{Concerned, Policies, Verdict};
 use crate::route::Matcher;
+use crate::schema_keeper::SchemaKeeper;
 use crate::seal::{Sealer, blocking};
 use crate::stats::{Counters, IngestStats, StreamStats, add};
 use crate::stream::Stream;
@@ -131,6 +133,10 @@ impl Ingest {
         })
         .await?;
         restore_nodes(&lanes, nodes, wal.dir())?;
+        for lane in &lanes {
+            lane.observe(Why::Applied, clock.now_micros(), &config.node, lane.stream.sealed() + 1);
+            lane.stream.save_schemas()?;
+        }
         if recovery.damaged_bytes > 0 {
             tracing::error!(bytes = recovery.damaged_bytes, "part of the log is damaged and was skipped");
         }
@@ -243,7 +249,7 @@ impl Ingest {
         let arrival = arrival.unwrap_or(i64::MAX).min(self.clock.now_micros());
         for lane in lanes {
             if let Some(rule) = DedupRule::of(&lane.def) {
-                let raw = lane.stream.snapshot();
+                let raw = lane.stream.snapshot()?;
                 lane.keys = Some(KeyWindow::load(rule, &raw, &self.config.node, after, arrival).await?);
             }
         }
@@ -337,6 +343,10 @@ impl Ingest {
         self.control(Control::Put { def, opened, reply }).await?;
         let stream = answer.await.map_err(|_| closed())??;
         self.change_registry(|streams| _ = streams.insert(stream.name.clone(), stream.clone()));
+        let saved = stream.clone();
+        if let Err(e) = blocking("saving a schema", move || saved.save_schemas()).await {
+            tracing::warn!("the new version of a schema is saved with the next seal only: {e}");
+        }
         Ok(())
     }
 
@@ -379,6 +389,15 @@ impl Ingest {
             stream.node_status().into_iter().map(move |status| (name.clone(), status)).collect::<Vec<_>>()
         };
         streams.iter().flat_map(of_stream).collect()
+    }
+
+    /// The versions of a stream's schema, those of a stream that was deleted too; none if it never was.
+    pub fn schema_history(&self, stream: &str) -> Result<History> {
+        let found = self.registry.read().streams.get(stream).cloned();
+        match found.as_ref().and_then(|stream| stream.schemas.as_ref()) {
+            Some(schemas) => Ok(schemas.history()),
+            None => Ok(SchemaKeeper::open(&self.store, stream)?.history()),
+        }
     }
 
     /// Its settings.
@@ -564,7 +583,7 @@ impl RawStreams for Ingest {
             name: stream.to_owned(),
             hint: String::new(),
         })?;
-        Ok(found.snapshot())
+        found.snapshot()
     }
 }
 

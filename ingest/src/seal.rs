@@ -73,7 +73,7 @@ impl Sealer {
     }
 
     /// Tries until it works: the rows stay readable in memory and safe in the log meanwhile.
-    async fn seal_stream_until_done(&self, stream: &Stream, schema: &SchemaRef, epoch: &Epoch) {
+    async fn seal_stream_until_done(&self, stream: &Arc<Stream>, schema: &SchemaRef, epoch: &Epoch) {
         let mut pause = FIRST_RETRY;
         while let Err(e) = self.seal_stream(stream, schema, epoch).await {
             add(&self.counters.seal_failures, 1);
@@ -86,7 +86,12 @@ impl Sealer {
         self.counters.seal_trouble.lock().take();
     }
 
-    async fn seal_stream(&self, stream: &Stream, schema: &SchemaRef, epoch: &Epoch) -> Result<()> {
+    async fn seal_stream(&self, stream: &Arc<Stream>, schema: &SchemaRef, epoch: &Epoch) -> Result<()> {
+        if stream.has_new_schemas() {
+            // Before the rows, and before the dead letters that name a version.
+            let stream = stream.clone();
+            blocking("saving a schema", move || stream.save_schemas()).await?;
+        }
         let batches = stream.tail.read().up_to(epoch.seq);
         let covered = stream.sealed() >= epoch.seq;
         if !covered && (epoch.mark_all || !batches.is_empty()) {

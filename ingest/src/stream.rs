@@ -9,13 +9,16 @@ use parking_lot::{Mutex, RwLock};
 
 use iot_schemas::Result;
 use iot_schemas::catalog::StreamDef;
+use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
-use iot_schemas::raw::RawSnapshot;
+use iot_schemas::raw::{RawSnapshot, under_new_names};
+use iot_schemas::registry::Renames;
 use iot_schemas::table::{Store, Table};
 
 use crate::dead_letter::{DEAD, dead_schema};
 use crate::decode::{NodeStatus, Nodes, StreamDecoder};
 use crate::raw_table::{dead_spec, raw_spec};
+use crate::schema_keeper::SchemaKeeper;
 use crate::tail::Tail;
 
 /// What readers, decoder and sealer share about a stream.
@@ -29,6 +32,8 @@ pub(crate) struct Stream {
     def: RwLock<Option<Arc<StreamDef>>>,
     /// What its decoder knows of Sparkplug's edge nodes, if that is the format.
     nodes: RwLock<Option<Arc<Mutex<Nodes>>>>,
+    /// The versions of its schema, and the file that keeps them; `None` for the dead letters.
+    pub(crate) schemas: Option<SchemaKeeper>,
     /// Up to where the table is complete for this node.
     sealed: AtomicU64,
     pub(crate) events: AtomicU64,
@@ -59,7 +64,9 @@ impl Stream {
         let fresh = StreamDecoder::new(&def, &arrow::datatypes::Schema::empty())?;
         let table = Table::open(store, raw_spec(&def.name, fresh.schema(), node)).await?;
         let decoder = StreamDecoder::new(&def, &table.snapshot().schema())?;
-        let stream = Self::new(def.name.as_str().into(), table, decoder.schema().clone(), Some(def), node);
+        let schemas = SchemaKeeper::open(store, &def.name)?;
+        let name = def.name.as_str().into();
+        let stream = Self::new(name, table, decoder.schema().clone(), Some((def, schemas)), node);
         *stream.nodes.write() = decoder.nodes().cloned();
         Ok((stream, decoder))
     }
@@ -74,9 +81,10 @@ impl Stream {
         name: Arc<str>,
         table: Table,
         schema: SchemaRef,
-        def: Option<Arc<StreamDef>>,
+        def: Option<(Arc<StreamDef>, SchemaKeeper)>,
         node: &NodeId,
     ) -> Self {
+        let (def, schemas) = def.unzip();
         let sealed = table.snapshot().frontier().get(node);
         Self {
             name,
@@ -86,6 +94,7 @@ impl Stream {
             schema: RwLock::new(schema),
             def: RwLock::new(def),
             nodes: RwLock::default(),
+            schemas,
             events: AtomicU64::new(0),
             dead: AtomicU64::new(0),
             copies: AtomicU64::new(0),
@@ -135,17 +144,22 @@ impl Stream {
 
     /// Sealed and unsealed rows at one moment. The tail is read first: a seal in between makes rows appear in
     /// both, and what the table covers is then dropped from the tail.
-    pub(crate) fn snapshot(&self) -> RawSnapshot {
+    pub(crate) fn snapshot(&self) -> Result<RawSnapshot> {
         let tail = {
             let tail = self.tail.read();
             tail.after(&iot_schemas::position::Frontier::empty())
         };
+        let renames = self.schemas.as_ref().map_or_else(Renames::default, SchemaKeeper::renames);
         let sealed = self.table.snapshot();
         // Last, so that it has every column of both.
         let schema = self.schema();
         let frontier = sealed.frontier().clone();
-        let tail = tail.into_iter().filter(|batch| !frontier.covers(&batch.node, batch.last_seq)).collect();
-        RawSnapshot { schema, sealed, tail }
+        let tail = tail.into_iter().filter(|batch| !frontier.covers(&batch.node, batch.last_seq));
+        let tail = match renames.is_empty() {
+            true => tail.collect(),
+            false => tail.map(|batch| renamed(batch, &renames)).collect::<Result<_>>()?,
+        };
+        Ok(RawSnapshot { schema, sealed, tail, renames })
     }
 
     /// Events that were counted turn out to be copies.
@@ -173,4 +187,8 @@ impl Stream {
         self.events.fetch_add(events, Ordering::Relaxed);
         self.dead.fetch_add(dead, Ordering::Relaxed);
     }
+}
+
+fn renamed(batch: MicroBatch, renames: &Renames) -> Result<MicroBatch> {
+    Ok(MicroBatch { rows: under_new_names(&batch.rows, renames)?, ..batch })
 }

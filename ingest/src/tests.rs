@@ -1,5 +1,6 @@
 //! The pipeline on a real directory: durable, sealed, replayed, and each time every event exactly once.
 
+mod dead;
 mod dedup;
 mod measure;
 mod pressure;

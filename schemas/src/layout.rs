@@ -65,6 +65,8 @@ pub const DEAD_PATH: &str = "dead";
 pub const ALERTS_PATH: &str = "alerts";
 /// The folder of catalog documents under the store's root.
 pub const CATALOG_PATH: &str = "catalog";
+/// The folder of the schemas' histories under the store's root.
+pub const SCHEMAS_PATH: &str = "catalog/schemas";
 
 /// The Delta application id under which `node`'s frontier is committed together with rows.
 pub fn frontier_app_id(node: &str) -> String {

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::compute::is_not_null;
+use arrow::compute::kernels::zip::zip;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
 
 use crate::catalog::StreamDef;
@@ -12,6 +16,7 @@ use crate::error::Result;
 use crate::layout::{NODE, SEQ};
 use crate::micro_batch::MicroBatch;
 use crate::position::{Frontier, NodeId, Seq};
+use crate::registry::Renames;
 use crate::table::{TableSnapshot, cast_to};
 
 /// One stream at one moment: the table up to a frontier and the events after it, none missing, none twice.
@@ -23,6 +28,9 @@ pub struct RawSnapshot {
     pub sealed: TableSnapshot,
     /// The durable events after that frontier, in log order.
     pub tail: Vec<MicroBatch>,
+    /// Columns that have been renamed: where the new one of a sealed row has no value, that of the old one is read. The
+    /// tail is as if it had always been called so ([`under_new_names`]).
+    pub renames: Renames,
 }
 
 impl RawSnapshot {
@@ -113,7 +121,12 @@ impl RawSnapshot {
             None => scan,
         };
         let stored = scan.schema().clone();
-        let columns = self.schema.fields().iter().map(|field| as_field(&stored, field)).collect::<Vec<_>>();
+        let old = |name: &str| {
+            let pairs = self.renames.iter().filter(|(new, _)| new == name);
+            pairs.map(|(_, old)| old.as_str()).collect::<Vec<_>>()
+        };
+        let column = |field: &Arc<Field>| as_field(&stored, field, &old(field.name()));
+        let columns = self.schema.fields().iter().map(column).collect::<Vec<_>>();
         Ok(Some(scan.project(columns)?.build()?))
     }
 
@@ -131,19 +144,53 @@ fn column(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-/// The column `field` of a table that may not have it yet, or in a narrower type.
-fn as_field(stored: &DFSchema, field: &Field) -> Expr {
-    match stored.field_with_unqualified_name(field.name()) {
-        Ok(have) if have.data_type() == field.data_type() => {
-            Expr::Column(Column::new(Some("events"), field.name()))
-        }
-        Ok(_) => cast(Expr::Column(Column::new(Some("events"), field.name())), field.data_type().clone())
-            .alias_qualified(Some("events"), field.name()),
-        Err(_) => {
+/// The column `field` of a table that may not have it yet, or in a narrower type, or under one of the names `old`.
+fn as_field(stored: &DFSchema, field: &Field, old: &[&str]) -> Expr {
+    let named = |name: &str| Expr::Column(Column::new(Some("events"), name));
+    let mut values: Vec<Expr> = std::iter::once(field.name().as_str())
+        .chain(old.iter().copied())
+        .filter_map(|name| {
+            let have = stored.field_with_unqualified_name(name).ok()?;
+            let is_same = have.data_type() == field.data_type();
+            Some(if is_same { named(name) } else { cast(named(name), field.data_type().clone()) })
+        })
+        .collect();
+    match values.pop() {
+        None => {
             let null = ScalarValue::try_new_null(field.data_type()).unwrap_or(ScalarValue::Null);
             lit(null).alias_qualified(Some("events"), field.name())
         }
+        Some(plain @ Expr::Column(_)) if values.is_empty() && plain == named(field.name()) => plain,
+        Some(only) if values.is_empty() => only.alias_qualified(Some("events"), field.name()),
+        Some(last) => {
+            values.push(last);
+            coalesce(values).alias_qualified(Some("events"), field.name())
+        }
     }
+}
+
+/// `rows` as if their columns had always been called as they are now. Costs nothing where there are no renames.
+pub fn under_new_names(rows: &RecordBatch, renames: &Renames) -> Result<RecordBatch> {
+    let mut fields = rows.schema_ref().fields().to_vec();
+    let mut columns = rows.columns().to_vec();
+    for (new, old) in renames.iter() {
+        let Some((old, values)) = rows.schema_ref().fields().find(old).map(|(at, f)| (f, rows.column(at)))
+        else {
+            continue;
+        };
+        match fields.iter().position(|field| field.name() == new) {
+            None => {
+                fields.push(Arc::new(old.as_ref().clone().with_name(new)));
+                columns.push(values.clone());
+            }
+            Some(at) => {
+                let values = arrow::compute::cast(values, fields[at].data_type())?;
+                let has_value = is_not_null(&columns[at])?;
+                columns[at] = zip(&has_value, &columns[at], &values)?;
+            }
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 /// The condition "after `after` and not after `up_to`"; `None` if everything is wanted.

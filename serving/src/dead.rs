@@ -14,7 +14,7 @@ const KEY: [&str; 3] = ["_node", "_seq", "stream"];
 /// What an action says.
 const ACTION: [&str; 5] = ["action", "action_at", "action_by", "action_note", "action_seq"];
 /// What a letter says at the end, where it is most often null.
-const TAIL: [&str; 4] = ["retry_of", "cut_from", "content_type", "user_properties"];
+const TAIL: [&str; 5] = ["retry_of", "cut_from", "content_type", "user_properties", "schema_version"];
 /// The payload's length. Neither `length` nor `octet_length` takes binary values.
 const BYTES: &str = "octet_length(encode(payload, 'hex')) / 2";
 const LETTERS: &str = "letters";
@@ -57,7 +57,7 @@ pub fn list_sql(selection: &DeadSelection, status: Option<&str>, limit: usize) -
     conditions.extend(status.map(|status| format!("status = {}", quoted(status))));
     format!(
         "SELECT _node, _seq, received_at, stream, topic, reason, {BYTES} AS bytes, status, resolved_at, \
-         resolved_by, note, resolved_seq, retry_of FROM dead WHERE {} ORDER BY received_at DESC, _seq DESC LIMIT {limit}",
+         resolved_by, note, resolved_seq, retry_of, schema_version FROM dead WHERE {} ORDER BY received_at DESC, _seq DESC LIMIT {limit}",
         all_of(&conditions)
     )
 }

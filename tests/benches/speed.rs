@@ -139,7 +139,12 @@ impl RawStreams for Raw {
     }
 
     fn snapshot(&self, _: &str) -> iot_schemas::Result<RawSnapshot> {
-        Ok(RawSnapshot { schema: self.schema.clone(), sealed: self.table.snapshot(), tail: Vec::new() })
+        Ok(RawSnapshot {
+            schema: self.schema.clone(),
+            sealed: self.table.snapshot(),
+            tail: Vec::new(),
+            renames: Default::default(),
+        })
     }
 }
 

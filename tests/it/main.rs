@@ -17,6 +17,7 @@ mod late_data;
 mod overload;
 mod random_views;
 mod reconnect;
+mod schemas;
 mod sparkplug;
 mod sql_surface;
 mod tidy;

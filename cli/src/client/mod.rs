@@ -15,6 +15,7 @@ use iot_schemas::batch::{BatchReport, BatchRequest};
 use iot_schemas::catalog::Kind;
 use iot_schemas::control::{Applied, VerifyReport};
 use iot_schemas::dead::{DeadAction, DeadReport, DeadRequest};
+use iot_schemas::registry::Finding;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -114,6 +115,32 @@ impl Client {
         self.json(self.definition(Method::GET, kind, name)?).await
     }
 
+    /// A row per stream with the newest version of its schema, or per version of one stream.
+    pub async fn schemas(&self, stream: Option<&str>) -> Result<Vec<Map<String, Value>>> {
+        let request = match stream {
+            Some(stream) => self.of_stream(stream, "schemas")?,
+            None => self.request(Method::GET, "/v1/schemas")?,
+        };
+        objects(self.json(request).await?, "items")
+    }
+
+    /// One version of a stream's schema, the newest if none is named.
+    pub async fn schema(&self, stream: &str, version: Option<u32>) -> Result<Value> {
+        let request = self.of_stream(stream, "schema")?;
+        self.json(request.query(&version.map(|version| [("version", version)]))).await
+    }
+
+    /// What catalog documents would change about the schemas of streams.
+    pub async fn check_schemas(&self, yaml: String, origin: &str) -> Result<Vec<Finding>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            changes: Vec<Finding>,
+        }
+        let request = self.request(Method::POST, "/v1/schemas/check")?.query(&[("origin", origin)]);
+        let answer: Answer = self.json(request.header(CONTENT_TYPE, "application/yaml").body(yaml)).await?;
+        Ok(answer.changes)
+    }
+
     /// Removes a definition. Data stays.
     pub async fn delete(&self, kind: Kind, name: &str) -> Result<()> {
         self.send(self.definition(Method::DELETE, kind, name)?).await.map(drop)
@@ -177,6 +204,12 @@ impl Client {
         let mut url = self.url("/v1/catalog")?;
         path_segments(&mut url)?.push(&kind.to_string()).push(name);
         Ok(self.authorized(self.http.request(method, url)))
+    }
+
+    fn of_stream(&self, stream: &str, what: &str) -> Result<RequestBuilder> {
+        let mut url = self.url("/v1/streams")?;
+        path_segments(&mut url)?.push(stream).push(what);
+        Ok(self.authorized(self.http.get(url)))
     }
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {

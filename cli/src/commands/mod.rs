@@ -14,6 +14,7 @@ pub mod late;
 pub mod publish;
 pub mod query;
 pub mod replay;
+pub mod schema;
 pub mod serve;
 pub mod simulate;
 pub mod status;
@@ -45,6 +46,7 @@ impl Command {
             Self::Batch(args) => batch::run(args).await,
             Self::Verify(args) => verify::run(args).await,
             Self::Alerts(args) => alerts::run(args).await,
+            Self::Schema(args) => schema::run(args).await,
             Self::Dead(args) => dead::run(args).await,
             Self::Late(args) => late::run(args).await,
             Self::Tap(args) => tap::run(args).await,

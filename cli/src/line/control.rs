@@ -227,6 +227,7 @@ impl Line {
             return Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name)));
         }
         last_values::check_readers(&future)?;
+        self.check_schemas(&future, documents).await?;
         for view in future.views() {
             self.check_view(&future, view, documents).await?;
         }
@@ -265,7 +266,7 @@ impl Line {
     }
 
     /// The columns that a stream will have: those it has, and those that it declares.
-    fn future_schema(&self, future: &Catalog, stream: &str) -> Option<SchemaRef> {
+    pub(super) fn future_schema(&self, future: &Catalog, stream: &str) -> Option<SchemaRef> {
         let document = future.get(Kind::Stream, stream)?;
         let Definition::Stream(def) = &document.def else { return None };
         let mut own: Vec<Field> = declared_fields(def);
@@ -306,7 +307,7 @@ impl Line {
 
     async fn put(&self, def: &Definition) -> Result<()> {
         match def {
-            Definition::Stream(def) => self.ingest.put_stream(def.clone()).await,
+            Definition::Stream(def) => self.put_stream(def).await,
             Definition::View(def) => Ok(self.speed.put_view(def.clone()).await?),
             Definition::Rule(def) => Ok(self.speed.put_rule(def.clone()).await?),
         }

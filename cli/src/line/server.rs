@@ -93,6 +93,7 @@ impl Server {
             feeds: ViewFeeds::new(line.speed.clone(), line.queries.runtime().clone()),
             batch: line.batch.clone(),
             control: line.clone(),
+            schemas: line.clone(),
             dead: Arc::new(line.dead.clone()),
             writer: Arc::new(Writer(line.ingest.clone())),
             clock,

@@ -1,5 +1,5 @@
 //! The system's own tables, as queries find them: `alerts`, `devices`, `late`, `watermarks`,
-//! `view_status`, `sparkplug_nodes`.
+//! `view_status`, `sparkplug_nodes`, `schemas`.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use iot_speed_layer::SpeedLayer;
 use iot_speed_layer::alert_log::{AlertTable, alert_schema};
 
 use super::devices::Devices;
-use super::{sparkplug_nodes, view_status};
+use super::{schemas, sparkplug_nodes, view_status};
 
 /// The system's own tables.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ fn in_memory(name: &str, rows: RecordBatch) -> Result<LogicalPlanBuilder> {
 #[async_trait]
 impl SystemTables for LineTables {
     fn names(&self) -> Vec<String> {
-        ["alerts", "devices", "late", "sparkplug_nodes", "view_status", "watermarks"]
+        ["alerts", "devices", "late", "schemas", "sparkplug_nodes", "view_status", "watermarks"]
             .map(str::to_owned)
             .to_vec()
     }
@@ -69,6 +69,7 @@ impl SystemTables for LineTables {
             "alerts" => Ok(Some(self.alert_rows().await?)),
             "devices" => Ok(Some(self.devices.rows().await?)),
             "late" => Ok(Some(in_memory(name, self.speed.late_rows())?.build()?)),
+            "schemas" => Ok(Some(in_memory(name, schemas::rows(&self.ingest)?)?.build()?)),
             "sparkplug_nodes" => Ok(Some(in_memory(name, sparkplug_nodes::rows(&self.ingest)?)?.build()?)),
             "view_status" => Ok(Some(in_memory(name, view_status::rows(&*self.speed)?)?.build()?)),
             "watermarks" => Ok(Some(in_memory(name, self.speed.watermark_rows())?.build()?)),

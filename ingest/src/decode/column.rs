@@ -86,6 +86,8 @@ pub(crate) struct Column {
     len: usize,
     /// The last row that gave it a value, to notice a field that is given twice.
     pub(crate) stamp: u64,
+    /// Whether fields of several names lead to it.
+    pub(crate) has_aliases: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +116,15 @@ impl Values {
 
 impl Column {
     pub(crate) fn new(name: &str, kind: Kind, origin: Origin) -> Self {
-        Self { name: name.into(), origin, kind, values: Values::new(kind), len: 0, stamp: 0 }
+        Self {
+            name: name.into(),
+            origin,
+            kind,
+            values: Values::new(kind),
+            len: 0,
+            stamp: 0,
+            has_aliases: false,
+        }
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -9,6 +9,7 @@ use iot_schemas::topic::is_name;
 use iot_schemas::{Error, Result};
 
 use super::column::{Column, Kind, Origin};
+use super::upcaster::Upcaster;
 
 /// A stream has no more columns of its own; a field beyond it makes its message a dead letter.
 pub(crate) const MAX_COLUMNS: usize = 500;
@@ -52,6 +53,8 @@ pub(crate) struct Fields {
     lower: HashMap<Box<str>, usize>,
     /// The events of the present message say everything themselves: they have no topic and no properties.
     pub(crate) is_written: bool,
+    /// How events of older versions become events of today, if the stream says so.
+    pub(crate) upcast: Option<Box<Upcaster>>,
     /// The columns of the last object by position: payloads of a fleet look alike.
     habit: Vec<Target>,
 }
@@ -66,6 +69,7 @@ impl Fields {
             targets: HashMap::default(),
             lower: HashMap::default(),
             is_written: false,
+            upcast: Upcaster::new(def)?,
             habit: Vec::new(),
         };
         let of_format = if def.format == Format::SparkplugB { &SPARKPLUG_COLUMNS[..] } else { &[] };
@@ -83,9 +87,14 @@ impl Fields {
         for name in def.property_columns() {
             fields.declare(def, &name, Kind::Text, Origin::Topic, table)?;
         }
-        for (name, field_type) in &def.fields {
-            let kind = Kind::of(&field_type.data_type()).ok_or_else(no_such_type)?;
-            fields.declare(def, name, kind, Origin::Declared, table)?;
+        for (name, field) in &def.fields {
+            let kind = Kind::of(&field.data_type()).ok_or_else(no_such_type)?;
+            let at = fields.declare(def, name, kind, Origin::Declared, table)?;
+            fields.columns[at].has_aliases = !field.aliases.is_empty();
+            for alias in &field.aliases {
+                fields.targets.insert(alias.as_str().into(), Target::Column(at));
+                fields.targets.insert(column_name(alias).into(), Target::Column(at));
+            }
         }
         let found = if def.unknown_fields == UnknownFields::Add { Origin::Found } else { Origin::Dormant };
         for field in table.fields() {
@@ -97,7 +106,9 @@ impl Fields {
                 path: format!("the raw table of `{}`", def.name),
                 reason: format!("column `{name}` has the type {}, which no stream has", field.data_type()),
             })?;
-            fields.add(name, kind, found);
+            // A field of that name is another column's by now.
+            let is_alias = fields.targets.contains_key(name);
+            fields.add(name, kind, if is_alias { Origin::Dormant } else { found });
         }
         let time = match fields.targets.get(&*time_field) {
             Some(Target::Column(at)) if def.fields.contains_key(&time_field) => Target::EventTimeColumn(*at),
@@ -116,7 +127,7 @@ impl Fields {
         kind: Kind,
         origin: Origin,
         table: &Schema,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let wrong = |why: String| Error::invalid(format!("stream `{}`: {why}", def.name));
         if let Some(at) = self.lower.get(name.to_lowercase().as_str()) {
             let other = &self.columns[*at].name;
@@ -143,8 +154,7 @@ impl Fields {
                 )));
             }
         }
-        self.add(name, kind, origin);
-        Ok(())
+        Ok(self.add(name, kind, origin))
     }
 
     /// Adds a column that [`Self::admit`] has let in, or that is known to be good.
@@ -197,6 +207,9 @@ impl Fields {
         let lower = clean.to_lowercase();
         if RESERVED.contains(&lower.as_str()) {
             return Err(format!("field `{clean}` has a name that the system uses itself; {hint}"));
+        }
+        if let Some(Target::Column(at)) = self.targets.get(clean.as_str()) {
+            return Ok(Admission::Known(*at));
         }
         if let Some(at) = self.lower.get(lower.as_str()) {
             let column = &self.columns[*at];

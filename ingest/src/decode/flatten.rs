@@ -34,6 +34,11 @@ impl<'a> Flatten<'a> {
         Self { rows: Some(rows.replace('.', "_")), ..self }
     }
 
+    /// Makes the fields so far part of every event that follows.
+    pub(super) fn share(&mut self) {
+        self.staging.share(self.fields);
+    }
+
     /// From now on the events are read.
     pub(super) fn leave_nothing_out(&mut self) {
         self.rows = None;

@@ -192,7 +192,7 @@ impl<'de> Visitor<'de> for Shared<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         object(self.0, map, 1, &mut 0)?;
-        self.0.flat.staging.share();
+        self.0.flat.share();
         Ok(())
     }
 }

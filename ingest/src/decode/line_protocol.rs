@@ -162,7 +162,7 @@ impl<'t> Lines<'t, '_> {
         let time = word.parse().ok().filter(|_| spaced).ok_or_else(|| {
             Trouble::Malformed(format!("`{}` behind the fields is no time; write an integer", shorten(word)))
         })?;
-        self.staging.take(self.fields, Target::EventTime, "timestamp", Scalar::Integer(time))?;
+        self.staging.take_as_it_is(self.fields, Target::EventTime, "timestamp", Scalar::Integer(time))?;
         self.eat_spaces();
         if !self.at_end_of_line() {
             return Err("there is something behind the time".into());

@@ -12,11 +12,13 @@ mod flatten;
 mod json;
 mod line_protocol;
 mod msgpack;
+mod scalar;
 mod senml;
 mod sparkplug;
 mod staging;
 mod time;
 mod tree;
+mod upcaster;
 
 #[cfg(test)]
 mod golden;
@@ -221,6 +223,9 @@ impl StreamDecoder {
         let unit = said.or(self.payloads.time_unit).unwrap_or(format.time_unit());
         let (fields, staging) = (&mut self.fields, &mut self.staging);
         staging.clear(origin.captures.device.is_some(), unit);
+        if let Some(upcast) = &mut fields.upcast {
+            upcast.clear();
+        }
         fields.is_written = is_written;
         let compression = if is_written { Compression::Auto } else { *compression };
         let payload = self.expander.expand(payload, compression)?;

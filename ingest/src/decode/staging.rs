@@ -3,12 +3,12 @@
 //! A message is stored whole or not at all. Its values are checked and collected here; only when the last
 //! of them is good do they reach the columns, and new or wider columns come into being.
 
-use iot_schemas::alert::micros_rfc3339;
 use iot_schemas::catalog::{TimeUnitName, UnknownFields};
 use iot_schemas::layout::DEVICE_ID;
 
-use super::column::{Kind, Origin, Value};
+use super::column::{Column, Kind, Origin, Value};
 use super::fields::{Admission, Fields, Target};
+pub(crate) use super::scalar::Scalar;
 use super::{shorten, time};
 
 /// What a huge message may leave behind as room for the next one.
@@ -16,32 +16,6 @@ const KEPT_CAPACITY: usize = 65_536;
 /// What the rows and values of one message may take up. Far more than those of a real one: an empty object is one
 /// byte in some formats, and fields that many events share are few bytes in the message and many here.
 const MAX_BYTES: usize = 128 << 20;
-
-/// A scalar as a payload has it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Scalar<'a> {
-    Boolean(bool),
-    Integer(i64),
-    /// An integer beyond `i64`.
-    Unsigned(u64),
-    Float(f64),
-    Text(&'a str),
-    /// Microseconds since 1970, where the encoding has a type for it.
-    Instant(i64),
-}
-
-impl Scalar<'_> {
-    fn describe(&self) -> String {
-        match self {
-            Self::Boolean(v) => format!("boolean `{v}`"),
-            Self::Integer(v) => format!("integer `{v}`"),
-            Self::Unsigned(v) => format!("integer `{v}`"),
-            Self::Float(v) => format!("number `{v}`"),
-            Self::Text(v) => format!("text `{}`", shorten(v)),
-            Self::Instant(v) => format!("the time `{}`", micros_rfc3339::to_text(*v)),
-        }
-    }
-}
 
 /// Why the message cannot be stored. The reason is in [`Staging::failure`].
 #[derive(Debug)]
@@ -129,7 +103,10 @@ impl Staging {
     }
 
     #[inline]
-    pub(crate) fn end_row(&mut self, fields: &Fields) -> Result<(), Failed> {
+    pub(crate) fn end_row(&mut self, fields: &mut Fields) -> Result<(), Failed> {
+        if fields.upcast.is_some() {
+            self.upcast_row(fields)?;
+        }
         if self.shares {
             self.add_shared(fields);
         }
@@ -142,13 +119,29 @@ impl Staging {
         if bytes > MAX_BYTES { self.refuse_size() } else { Ok(()) }
     }
 
+    /// Takes the fields that the stream's `upcast` looks at, as it leaves them.
+    fn upcast_row(&mut self, fields: &mut Fields) -> Result<(), Failed> {
+        let Some(outcome) = fields.upcast.as_mut().map(|upcast| upcast.finish()) else { return Ok(()) };
+        let values = match outcome {
+            Ok(values) => values,
+            Err(reason) => return self.fail(reason),
+        };
+        values.iter().try_for_each(|(name, value)| {
+            let target = fields.resolve(name, usize::MAX);
+            self.take_as_it_is(fields, target, name, Scalar::of(value))
+        })
+    }
+
     #[cold]
     fn refuse_size(&mut self) -> Result<(), Failed> {
         self.fail(format!("the events would take up more than {MAX_BYTES} bytes; send fewer at once"))
     }
 
     /// Makes what was taken since [`Self::begin_row`] part of every row that does not say otherwise.
-    pub(crate) fn share(&mut self) {
+    pub(crate) fn share(&mut self, fields: &mut Fields) {
+        if let Some(upcast) = &mut fields.upcast {
+            upcast.share();
+        }
         let (row, values) = &mut self.shared;
         *row = self.row;
         values.clear();
@@ -181,6 +174,9 @@ impl Staging {
 
     /// The type that the field `name` has or will have; `None` if it is not known yet.
     pub(crate) fn kind_of(&self, fields: &Fields, target: Target, name: &str) -> Option<Kind> {
+        if fields.upcast.as_ref().is_some_and(|upcast| upcast.input(name).is_some()) {
+            return None;
+        }
         match target {
             Target::Column(at) | Target::EventTimeColumn(at) => Some(fields.columns[at].kind()),
             Target::DeviceId => Some(Kind::Text),
@@ -198,6 +194,26 @@ impl Staging {
 
     /// Takes the value of the field `name`.
     pub(crate) fn take(
+        &mut self,
+        fields: &mut Fields,
+        target: Target,
+        name: &str,
+        scalar: Scalar<'_>,
+    ) -> Result<(), Failed> {
+        if let Some(upcast) = &mut fields.upcast
+            && let Some(input) = upcast.input(name)
+        {
+            // It is known only at the end of the row what becomes of it.
+            return match upcast.put(input, scalar) {
+                true => Ok(()),
+                false => self.fail(format!("field `{}` is given twice", shorten(name))),
+            };
+        }
+        self.take_as_it_is(fields, target, name, scalar)
+    }
+
+    /// Takes a value whatever the stream's `upcast` looks at: what the format itself says has no field's name.
+    pub(crate) fn take_as_it_is(
         &mut self,
         fields: &mut Fields,
         target: Target,
@@ -267,7 +283,7 @@ impl Staging {
     fn take_column(&mut self, fields: &mut Fields, at: usize, scalar: Scalar<'_>) -> Result<(), Failed> {
         let column = &mut fields.columns[at];
         if column.stamp == self.stamp {
-            return self.fail(format!("field `{}` is given twice", column.name));
+            return self.take_again(fields, at, scalar);
         }
         column.stamp = self.stamp;
         let (kind, origin) = (column.kind(), column.origin);
@@ -285,6 +301,38 @@ impl Staging {
         };
         self.values.push((at, value));
         Ok(())
+    }
+
+    /// A second value for a column of the row: good only if a field and its alias say the same.
+    #[cold]
+    fn take_again(&mut self, fields: &Fields, at: usize, scalar: Scalar<'_>) -> Result<(), Failed> {
+        let Column { name, has_aliases, .. } = &fields.columns[at];
+        if !has_aliases {
+            return self.fail(format!("field `{name}` is given twice"));
+        }
+        let kind = fields.columns[at].kind();
+        let Some(value) = self.fit(kind, scalar) else { return self.refuse_value(name, kind, scalar) };
+        let begin = self.rows.last().map_or(0, |row| row.end);
+        let first = self.values[begin..].iter().find(|(column, _)| *column == at).map(|(_, first)| *first);
+        if first.is_some_and(|first| self.is_same(first, value)) {
+            return Ok(());
+        }
+        let found = scalar.describe();
+        self.fail(format!(
+            "column `{name}` is given twice, by its own name or an alias, with different values: {found} is the second"
+        ))
+    }
+
+    fn is_same(&self, one: Value, other: Value) -> bool {
+        let text = |value| match value {
+            Value::Text { start, end } => Some(&self.text[start..end]),
+            _ => None,
+        };
+        match (one, other) {
+            (Value::Integer(i), Value::Float(f)) | (Value::Float(f), Value::Integer(i)) => i as f64 == f,
+            (Value::Text { .. }, Value::Text { .. }) => text(one) == text(other),
+            (one, other) => one == other,
+        }
     }
 
     fn take_unknown(&mut self, fields: &mut Fields, name: &str, scalar: Scalar<'_>) -> Result<(), Failed> {

@@ -185,7 +185,7 @@ impl<'a, H: Heads<'a>> Walk<'_, H> {
             other => return Err(format!("expected an object, found {}", other.describe()).into()),
         }
         self.end()?;
-        self.flat.staging.share();
+        self.flat.share();
         let Some((length, heads)) = self.rows.take() else {
             self.flat.staging.failure = Some(format!("there is no array of objects at `{rows}`"));
             return Err(Trouble::Failed);

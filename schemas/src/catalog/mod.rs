@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use rule::{RuleDef, Severity};
 pub use stream::{
-    Compression, CsvDef, EventTimeDef, FieldType, Format, FutureEvents, OnPressure, RateLimit,
-    SPARKPLUG_COLUMNS, StreamDef, TimeLimits, TimeUnitName, UnknownFields, column_name,
+    Compression, CsvDef, EventTimeDef, FieldDef, FieldType, Format, FutureEvents, OnPressure, RateLimit,
+    SPARKPLUG_COLUMNS, StreamDef, TimeLimits, TimeUnitName, UnknownFields, UpcastDef, column_name,
 };
 pub use view::{BatchSchedule, ViewDef};
 
@@ -346,6 +346,29 @@ notify: [ops-webhook]
         check("properties: [a-b, a b]", &["property `a b` collides with the column `a_b`"]);
         check("properties: [9]", &["property `9` cannot be a column name"]);
         check("properties: [event_time]", &["collides"]);
+        let aliases = |aliases: &str, expect: &[&str]| {
+            let fields = format!("fields: {{v: {{type: double, aliases: [{aliases}]}}, w: bigint}}");
+            check(&format!("properties: [plant]\n{fields}"), expect);
+        };
+        aliases("V, val, a-b", &[]);
+        aliases("w", &["alias `w` of `v` leads to `w`"]);
+        aliases("W", &["leads to `w`"]);
+        aliases("v", &["the name of a column"]);
+        aliases("site", &["the name of a column"]);
+        aliases("plant", &["the name of a column"]);
+        aliases("_seq", &["the name of a column"]);
+        aliases("ts", &["event time"]);
+        aliases("9", &["the name of no field"]);
+        check("fields: {v: {type: text, aliases: [x]}, w: {type: text, aliases: [X]}}", &["leads to `v`"]);
+        check("fields: {v: {type: double, unit: \" \"}}", &["cannot be empty"]);
+        let upcast = |step: &str, expect: &[&str]| {
+            check(&format!("fields: {{v: double}}\nupcast: [{{when: \"version = 1\", {step}}}]"), expect);
+        };
+        upcast("set: {v: f / 2}, drop: [f]", &[]);
+        upcast("set: {v: random()}", &["step 1", "another value the next time"]);
+        upcast("set: {w: f}", &["`w`", "no declared field"]);
+        upcast("set: {v: f +}", &["step 1, `v`"]);
+        check("format: auto\nupcast: [{when: a, drop: [a]}]", &[]);
     }
 
     #[test]

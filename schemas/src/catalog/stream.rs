@@ -1,7 +1,9 @@
 //! `kind: stream`
 
+mod field;
 mod payload;
 mod pressure;
+mod upcast;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,12 +11,15 @@ use std::time::Duration;
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
+pub use field::FieldDef;
 pub use payload::{Compression, CsvDef, Format};
 pub use pressure::{OnPressure, RateLimit};
+pub use upcast::UpcastDef;
 
 use super::{Kind, duration_text};
 use crate::layout::{DEVICE_ID, EVENT_TIME, IS_HISTORICAL, RESERVED, timestamp_type};
 use crate::topic::{TopicPattern, is_name};
+use crate::upcast::Upcast;
 
 /// Names that tables of the system have, and no stream may take.
 const SYSTEM_TABLES: [&str; 3] = ["dead", "alerts", "late"];
@@ -59,10 +64,13 @@ pub struct StreamDef {
     pub event_time: Option<EventTimeDef>,
     /// The declared fields, in addition to the named topic levels.
     #[serde(default)]
-    pub fields: BTreeMap<String, FieldType>,
+    pub fields: BTreeMap<String, FieldDef>,
     /// What happens to a field that is not declared.
     #[serde(default)]
     pub unknown_fields: UnknownFields,
+    /// How events of older payload versions become events of today.
+    #[serde(default)]
+    pub upcast: Vec<UpcastDef>,
     /// The key whose later copies are not stored again.
     #[serde(default)]
     pub dedup: Vec<String>,
@@ -170,6 +178,7 @@ impl StreamDef {
                 return Err(format!("`{name}` is no column name; use letters, digits and `_`"));
             }
         }
+        self.check_aliases()?;
         for name in self.topic_columns() {
             if RESERVED.contains(&name) || self.fields.contains_key(name) {
                 return Err(format!("the topic level `{name}` collides with a column of the same name"));
@@ -184,12 +193,40 @@ impl StreamDef {
                 "`dedup_horizon` is of no use without `dedup`; name the fields of the key there".into()
             );
         }
+        self.check_upcast()?;
         for name in &self.dedup {
             let known = name == DEVICE_ID || name == EVENT_TIME || self.fields.contains_key(name);
             let from_outside = self.topic_columns().contains(&name.as_str())
                 || self.property_columns().any(|column| column == *name);
             if !known && !from_outside {
                 return Err(format!("`dedup` names `{name}`, which is no declared field"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A name in a payload leads to one column only.
+    fn check_aliases(&self) -> Result<(), String> {
+        let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+        let outside = self.topic_columns().into_iter().map(str::to_owned).chain(self.property_columns());
+        let outside: Vec<String> = outside.map(|name| name.to_lowercase()).collect();
+        let time = self.event_time.as_ref().and_then(|time| time.field.as_deref()).unwrap_or("ts");
+        for (name, field) in &self.fields {
+            field.check(name)?;
+            for alias in &field.aliases {
+                let lower = column_name(alias).to_lowercase();
+                let other = self.fields.keys().find(|other| *other != name && other.to_lowercase() == lower);
+                let other = other.map(String::as_str).or_else(|| owners.get(&lower).copied());
+                if let Some(other) = other.filter(|other| other != name) {
+                    return Err(format!("the alias `{alias}` of `{name}` leads to `{other}` already"));
+                }
+                if alias == name || outside.contains(&lower) || RESERVED.contains(&lower.as_str()) {
+                    return Err(format!("the alias `{alias}` of `{name}` is the name of a column"));
+                }
+                if column_name(time).to_lowercase() == lower {
+                    return Err(format!("the alias `{alias}` of `{name}` is where the event time stands"));
+                }
+                owners.insert(lower, name);
             }
         }
         Ok(())
@@ -231,6 +268,19 @@ impl StreamDef {
         self.csv.as_ref().map_or(Ok(()), CsvDef::check)
     }
 
+    fn check_upcast(&self) -> Result<(), String> {
+        if self.upcast.is_empty() {
+            return Ok(());
+        }
+        let time = self.event_time.as_ref().and_then(|time| time.field.as_deref()).unwrap_or("ts");
+        for field in self.upcast.iter().flat_map(|step| step.set.keys()) {
+            if !self.fields.contains_key(field) && *field != column_name(time) {
+                return Err(format!("`upcast` sets `{field}`, which is no declared field"));
+            }
+        }
+        Upcast::new(&self.upcast).map(drop)
+    }
+
     /// Sparkplug B says itself what levels mean, which device an event is about, and when it happened.
     fn check_sparkplug(&self) -> Result<(), String> {
         let format = "with `format: sparkplug_b`";
@@ -244,6 +294,9 @@ impl StreamDef {
         }
         if self.event_time.is_some() {
             return Err(format!("`event_time` cannot be set {format}: metrics have their own times"));
+        }
+        if !self.upcast.is_empty() {
+            return Err(format!("`upcast` cannot be set {format}: births say what metrics are"));
         }
         match self.fields.keys().find(|name| SPARKPLUG_COLUMNS.iter().any(|(column, _)| column == name)) {
             Some(name) => {
@@ -340,6 +393,25 @@ impl FieldType {
             Self::Timestamp => timestamp_type(),
         }
     }
+
+    /// The type whose columns have the type `data_type`.
+    pub fn of(data_type: &DataType) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.data_type() == *data_type)
+    }
+
+    /// All types.
+    pub const ALL: [Self; 5] = [Self::Double, Self::Bigint, Self::Boolean, Self::Text, Self::Timestamp];
+
+    /// The word that the catalog has for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Double => "double",
+            Self::Bigint => "bigint",
+            Self::Boolean => "boolean",
+            Self::Text => "text",
+            Self::Timestamp => "timestamp",
+        }
+    }
 }
 
 /// Where the event time stands, and in which unit if it is a number.
@@ -394,4 +466,15 @@ pub enum UnknownFields {
     Ignore,
     /// The message becomes a dead letter.
     Reject,
+}
+
+impl UnknownFields {
+    /// The word that the catalog has for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Ignore => "ignore",
+            Self::Reject => "reject",
+        }
+    }
 }

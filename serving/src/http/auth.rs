@@ -52,7 +52,9 @@ impl Scope {
     fn needed(method: &Method, path: &str) -> Option<Self> {
         match (method, path) {
             (_, "/healthz" | "/readyz" | "/ping") => None,
-            (&Method::GET | &Method::HEAD, _) | (_, "/v1/query" | "/v1/verify") => Some(Self::Read),
+            (&Method::GET | &Method::HEAD, _) | (_, "/v1/query" | "/v1/verify" | "/v1/schemas/check") => {
+                Some(Self::Read)
+            }
             (&Method::POST, "/v1/write" | "/api/v2/write" | "/write") => Some(Self::Write),
             (&Method::POST, path) if path.starts_with("/v1/alerts/") => Some(Self::Write),
             _ => Some(Self::Admin),

@@ -23,6 +23,7 @@ use iot_schemas::catalog::{Kind, Severity};
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::dead::{DeadLetters, DeadReport, DeadRequest};
 use iot_schemas::position::Frontier;
+use iot_schemas::registry::{Change as SchemaChange, Finding, RuleId};
 use iot_schemas::table::Table;
 use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
 use iot_schemas::write::{EventWriter, Written};
@@ -255,6 +256,22 @@ impl Control for FakeControl {
 }
 
 #[async_trait::async_trait]
+impl Schemas for FakeControl {
+    fn list(&self, stream: Option<&str>) -> Result<Vec<Map<String, Value>>> {
+        Ok(vec![Map::from_iter([("stream".to_owned(), json!(stream.unwrap_or("all")))])])
+    }
+
+    fn show(&self, stream: &str, number: Option<u32>) -> Result<Value> {
+        Ok(json!({"stream": stream, "version": number}))
+    }
+
+    async fn check(&self, yaml: &str, origin: &str) -> Result<Vec<Finding>> {
+        let change = SchemaChange { rule: RuleId::Widen, column: None, detail: origin.to_owned() };
+        Ok(vec![Finding::of(yaml, change)])
+    }
+}
+
+#[async_trait::async_trait]
 impl DeadLetters for FakeControl {
     async fn resolve(&self, request: DeadRequest) -> Result<DeadReport> {
         if request.selection.is_empty() {
@@ -297,6 +314,7 @@ impl Fixture {
             feeds: ViewFeeds::new(Arc::new(NoViews), Arc::default()),
             batch: Arc::new(FakeBatch),
             control: control.clone(),
+            schemas: control.clone(),
             dead: control.clone(),
             writer: control.clone(),
             clock: Clock::manual(0).0,

@@ -18,6 +18,7 @@ mod listener;
 mod origin;
 pub mod problem;
 mod query;
+mod schemas;
 mod view_stream;
 mod views;
 mod write;
@@ -42,6 +43,7 @@ use iot_schemas::batch::BatchRunner;
 use iot_schemas::clock::Clock;
 use iot_schemas::control::Control;
 use iot_schemas::dead::DeadLetters;
+use iot_schemas::registry::Schemas;
 use iot_schemas::write::EventWriter;
 
 use self::auth::{HttpAccess, Peer};
@@ -65,6 +67,8 @@ pub struct App {
     pub batch: Arc<dyn BatchRunner>,
     /// The catalog, the server's health and the proof of its answers.
     pub control: Arc<dyn Control>,
+    /// What columns streams have and had.
+    pub schemas: Arc<dyn Schemas>,
     /// Whoever deals with dead letters.
     pub dead: Arc<dyn DeadLetters>,
     /// Whoever takes events.
@@ -149,6 +153,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(views::routes())
         .merge(alerts::routes())
         .merge(control::routes())
+        .merge(schemas::routes())
         .merge(dead::routes())
         .merge(write::routes())
         .merge(health::routes())

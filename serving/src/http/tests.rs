@@ -291,3 +291,19 @@ async fn dead_letters_are_listed_replayed_and_dropped() {
     assert!(asked[0].contains("status = 'open'") && asked[0].contains("LIMIT 3"), "{}", asked[0]);
     assert!(asked[1].contains("_seq = 7 AND stream = 'readings'"), "{}", asked[1]);
 }
+
+#[tokio::test]
+async fn schemas_are_listed_shown_and_checked() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.get("/v1/schemas").await.json()["items"][0]["stream"], "all");
+    assert_eq!(fixture.get("/v1/streams/readings/schemas").await.json()["items"][0]["stream"], "readings");
+    let shown = fixture.get("/v1/streams/readings/schema?version=3").await.json();
+    assert_eq!((&shown["stream"], &shown["version"]), (&json!("readings"), &json!(3)));
+    let newest = fixture.get("/v1/streams/readings/schema").await.json();
+    assert!(newest["version"].is_null(), "{newest}");
+    fixture.get("/v1/streams/readings/schema?version=x").await.is_problem(400, "invalid-request");
+    let checked = fixture.post("/v1/schemas/check?origin=a.yaml", "readings").await.json();
+    let change = &checked["changes"][0];
+    assert_eq!((&change["change"], &change["compatible"]), (&json!("widen bigint to double"), &json!(true)));
+    assert_eq!((&change["stream"], &change["detail"]), (&json!("readings"), &json!("a.yaml")));
+}

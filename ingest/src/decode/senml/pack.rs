@@ -155,9 +155,9 @@ impl<'a> Pack<'a> {
     fn row(&self, cells: &[Cell<'_>], fields: &mut Fields, staging: &mut Staging) -> Result<(), Failed> {
         let Some(first) = cells.first() else { return Ok(()) };
         staging.begin_row();
-        staging.take(fields, Target::EventTime, "t", Scalar::Instant(first.time))?;
+        staging.take_as_it_is(fields, Target::EventTime, "t", Scalar::Instant(first.time))?;
         if !staging.device_known {
-            staging.take(fields, Target::DeviceId, DEVICE_ID, Scalar::Text(first.device))?;
+            staging.take_as_it_is(fields, Target::DeviceId, DEVICE_ID, Scalar::Text(first.device))?;
         } else if !first.device.is_empty() {
             beside(fields, staging, BASE_NAME, Scalar::Text(first.device))?;
         }
