@@ -44,13 +44,13 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Run the services.
     Serve(Box<serve::ServeArgs>),
-    /// Put the definitions of streams, views and rules in force.
+    /// Put the definitions of streams, views, rules and devices in force.
     Apply(apply::ApplyArgs),
     /// Show what `apply` would change.
     Diff(diff::DiffArgs),
     /// List streams, views, rules, devices or batches.
     Get(get::GetArgs),
-    /// Show everything about one stream, view or rule.
+    /// Show everything about one stream, view, rule or device.
     Describe(describe::DescribeArgs),
     /// Remove a definition; its data stays.
     Delete(delete::DeleteArgs),

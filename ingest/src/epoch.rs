@@ -151,13 +151,14 @@ impl EpochThread {
     }
 
     fn group(&mut self, group: Group) {
-        let decoded = self.groups.decode(&group);
+        let mut decoded = self.groups.decode(&group);
         self.count(&decoded);
+        let statuses = std::mem::take(&mut decoded.statuses);
         let batches = self.keep(decoded);
         self.last = group.last;
         self.open.since.get_or_insert_with(|| self.clock.now_micros());
         let node = self.config.node.clone();
-        let event = LogGroup { node, first_seq: group.first, last_seq: group.last, batches };
+        let event = LogGroup { node, first_seq: group.first, last_seq: group.last, batches, statuses };
         self.tell_speed(LineEvent::Group(event));
         if self.open.bytes >= self.config.seal_bytes.min(MAX_EPOCH_BYTES) as i64 {
             self.close(false, Vec::new());

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use iot_schemas::catalog::StreamDef;
 use iot_schemas::dead::DeadAction;
+use iot_schemas::device::DeviceStatus;
 use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
 use iot_schemas::registry::{Stamp, Why};
@@ -37,6 +38,8 @@ pub(crate) struct DecodedGroup {
     /// For each stream that has events, its number among the lanes and the events.
     pub(crate) batches: Vec<(usize, MicroBatch)>,
     pub(crate) dead: Option<MicroBatch>,
+    /// What devices have said about their connection.
+    pub(crate) statuses: Vec<DeviceStatus>,
     pub(crate) events: u64,
     pub(crate) dead_letters: u64,
     /// Events that are not stored because one with the same key is.
@@ -93,6 +96,8 @@ impl Lane {
 struct Route {
     lane: usize,
     captures: Captures,
+    /// The device, if the topic is one on which devices say whether they are online.
+    status_of: Option<Arc<str>>,
 }
 
 /// Decodes groups for all streams.
@@ -208,6 +213,9 @@ impl GroupDecoder {
         retry_of: Option<&str>,
         decoded: &mut DecodedGroup,
     ) {
+        if let Some(device) = &route.status_of {
+            return self.status(route.lane, device, record, seq, retry_of, decoded);
+        }
         let lane = &mut self.lanes[route.lane];
         let origin = Origin {
             topic: record.topic,
@@ -244,6 +252,36 @@ impl GroupDecoder {
             Err(reason) => {
                 lane.stream.count(0, 1);
                 let stream = lane.stream.name.clone();
+                self.dead_letter(&stream, record, &reason, seq, retry_of, decoded);
+            }
+        }
+    }
+
+    /// A message on a status topic of a stream.
+    fn status(
+        &mut self,
+        lane: usize,
+        device: &Arc<str>,
+        record: &Record<'_>,
+        seq: Seq,
+        retry_of: Option<&str>,
+        decoded: &mut DecodedGroup,
+    ) {
+        let lane = &self.lanes[lane];
+        let stream = lane.stream.name.clone();
+        let said = match (record.cut_from, &lane.def.status) {
+            (Some(bytes), _) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
+            (None, Some(status)) => status.decode(record.payload),
+            (None, None) => Ok(None),
+        };
+        match said {
+            Ok(Some(is_online)) => {
+                let (device, arrival, via) = (device.clone(), record.arrival, record.via);
+                decoded.statuses.push(DeviceStatus { stream, device, is_online, arrival, seq, via });
+            }
+            Ok(None) => {}
+            Err(reason) => {
+                lane.stream.count(0, 1);
                 self.dead_letter(&stream, record, &reason, seq, retry_of, decoded);
             }
         }
@@ -306,16 +344,23 @@ impl GroupDecoder {
         }
     }
 
-    /// Each stream at most once: the first of its patterns that matches says what the levels mean.
+    /// Each stream at most once: the first of its patterns that matches says what the levels mean. A topic that is
+    /// one of its status topics too is that alone.
     fn find_routes(&self, topic: &str) -> Vec<Route> {
         if let Some(stream) = topic.strip_prefix(WRITTEN) {
             let lane = self.lanes.iter().position(|lane| *lane.stream.name == *stream);
-            return lane.map(|lane| Route { lane, captures: Captures::written() }).into_iter().collect();
+            return lane
+                .map(|lane| Route { lane, captures: Captures::written(), status_of: None })
+                .into_iter()
+                .collect();
         }
         let route = |(lane, it): (usize, &Lane)| {
+            if let Some(device) = it.def.status.as_ref().and_then(|status| status.device_of(topic)) {
+                return Some(Route { lane, captures: Captures::default(), status_of: Some(device.into()) });
+            }
             let pattern = it.def.topics.iter().find(|pattern| matches(pattern, topic))?;
             let captures = it.decoder.capture(pattern, topic)?;
-            Some(Route { lane, captures })
+            Some(Route { lane, captures, status_of: None })
         };
         self.lanes.iter().enumerate().filter_map(route).collect()
     }

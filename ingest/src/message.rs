@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use iot_schemas::device::Via;
 use iot_schemas::position::Seq;
 
 /// User properties that are kept of one message.
@@ -55,13 +56,14 @@ impl Message {
     }
 }
 
-/// The properties of a message that matter to decoding, within bounds.
+/// What is known of a message beyond topic and payload and matters to decoding, within bounds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {
     content_type: Option<String>,
     user: Vec<(String, String)>,
     user_bytes: usize,
     is_cut: bool,
+    via: Via,
 }
 
 impl Properties {
@@ -79,6 +81,16 @@ impl Properties {
         }
         self.user_bytes = bytes;
         self.user.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Notes how the message came.
+    pub fn set_via(&mut self, via: Via) {
+        self.via = via;
+    }
+
+    /// How the message came.
+    pub fn via(&self) -> Via {
+        self.via
     }
 
     /// What the payload is said to be.

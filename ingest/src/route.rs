@@ -33,6 +33,7 @@ impl Matcher {
         let (mut patterns, mut streams) = (Vec::new(), Vec::new());
         for def in defs {
             patterns.extend(def.topics.iter().cloned());
+            patterns.extend(def.status.iter().flat_map(|status| status.topics.iter().cloned()));
             streams.push(def.name.clone());
         }
         Self { patterns, streams }

@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod clock;
 pub mod control;
 pub mod dead;
+pub mod device;
 pub mod error;
 pub mod functions;
 pub mod gapfill;

@@ -9,6 +9,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 
+use crate::device::DeviceStatus;
 use crate::layout::SEQ;
 use crate::position::{Frontier, NodeId, Seq};
 
@@ -56,6 +57,8 @@ pub struct LogGroup {
     pub last_seq: Seq,
     /// The events by stream. Empty if all messages were dead letters.
     pub batches: Vec<MicroBatch>,
+    /// What devices have said about their connection, in log order.
+    pub statuses: Vec<DeviceStatus>,
 }
 
 /// What the speed layer is told, in this order of positions.

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use iot_schemas::position::Frontier;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -25,13 +26,21 @@ pub(crate) struct Saved {
     pub(crate) time: SavedTime,
 }
 
+/// The first line of the file, before the checksum.
+const HEAD: &str = "iot-checkpoint 1";
+
 /// Writes the file so that it is there whole or not at all.
 pub(crate) fn save(path: &Path, saved: &Saved) -> Result<()> {
+    write_checked(path, HEAD, saved)
+}
+
+/// Writes `value` as JSON under the first line `head` and a checksum, so that it is there whole or not at all.
+pub(crate) fn write_checked(path: &Path, head: &str, value: &impl Serialize) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        let body = serde_json::to_vec(saved)?;
+        let body = serde_json::to_vec(value)?;
         let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary)?;
-        writeln!(file, "iot-checkpoint 1 {:08x}", crc32fast::hash(&body))?;
+        writeln!(file, "{head} {:08x}", crc32fast::hash(&body))?;
         file.write_all(&body)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -42,23 +51,33 @@ pub(crate) fn save(path: &Path, saved: &Saved) -> Result<()> {
 
 /// Reads the file; `None` if there is none that can be used.
 pub(crate) fn load(path: &Path) -> Result<Option<Saved>> {
+    read_checked(path, HEAD, "alerts begin anew")
+}
+
+/// Reads what [`write_checked`] wrote; `None` if there is nothing that can be used. What cannot is set aside, with
+/// the consequence in the log.
+pub(crate) fn read_checked<T: DeserializeOwned>(
+    path: &Path,
+    head: &str,
+    consequence: &str,
+) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(iot_schemas::Error::io(format!("reading {}", path.display()), e).into()),
     };
-    let saved = parse(&bytes);
+    let saved = parse(&bytes, head);
     if saved.is_none() {
-        tracing::warn!(path = %path.display(), "the checkpoint of the rules cannot be read; alerts begin anew");
+        tracing::warn!(path = %path.display(), "a checkpoint cannot be read: {consequence}");
         let _ = fs::rename(path, path.with_extension("damaged"));
     }
     Ok(saved)
 }
 
-fn parse(bytes: &[u8]) -> Option<Saved> {
+fn parse<T: DeserializeOwned>(bytes: &[u8], head: &str) -> Option<T> {
     let end = bytes.iter().position(|b| *b == b'\n')?;
-    let head = std::str::from_utf8(&bytes[..end]).ok()?;
-    let checksum = head.strip_prefix("iot-checkpoint 1 ")?;
+    let first = std::str::from_utf8(&bytes[..end]).ok()?;
+    let checksum = first.strip_prefix(head)?.strip_prefix(' ')?;
     let body = &bytes[end + 1..];
     (u32::from_str_radix(checksum, 16).ok()? == crc32fast::hash(body)).then_some(())?;
     serde_json::from_slice(body).ok()

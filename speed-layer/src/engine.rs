@@ -1,5 +1,6 @@
 //! The engine: the one loop that turns durable log groups into view state and alerts, in log order.
 
+mod devices;
 mod last_values;
 mod time;
 mod views;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::alert_log::AlertLog;
 use crate::checkpoint_file::{self, Saved};
+use crate::devices::{Declared, Registry};
 use crate::error::Result;
 use crate::event_time::{EventTime, Observed};
 use crate::hot::HotRows;
@@ -71,6 +73,10 @@ pub struct SpeedLayer {
     counters: Counters,
     /// Hashes of the devices seen since the start, up to a bound.
     devices: Mutex<HashSet<u64>>,
+    /// What each device has sent and whether it is there.
+    registry: RwLock<Registry>,
+    declared: RwLock<Declared>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +101,10 @@ pub struct SpeedStats {
     pub state_rows: usize,
     /// Their bytes.
     pub state_bytes: usize,
+    /// Devices in the registry.
+    pub registered_devices: usize,
+    /// Events and status messages of devices for which the registry has no room.
+    pub unregistered_events: u64,
 }
 
 enum Command {
@@ -138,6 +148,10 @@ impl SpeedLayer {
 
     /// What it has done and holds.
     pub fn stats(&self) -> SpeedStats {
+        let (registered_devices, unregistered_events) = {
+            let registry = self.registry.read();
+            (registry.len(), registry.unregistered())
+        };
         let sizes = self.views.read().values().map(|view| view.size()).collect::<Vec<_>>();
         SpeedStats {
             groups: self.counters.groups.load(Ordering::Relaxed),
@@ -146,6 +160,8 @@ impl SpeedLayer {
             processed: self.processed.borrow().clone(),
             state_rows: sizes.iter().map(|size| size.0).sum(),
             state_bytes: sizes.iter().map(|size| size.1).sum(),
+            registered_devices,
+            unregistered_events,
         }
     }
 
@@ -253,6 +269,9 @@ impl Engine {
             commands: sender,
             counters: Counters::default(),
             devices: Mutex::default(),
+            registry: RwLock::default(),
+            declared: RwLock::default(),
+            clock: clock.clone(),
         });
         let engine = Self {
             config,
@@ -275,7 +294,8 @@ impl Engine {
         (engine, shared)
     }
 
-    /// Takes up the rules' state where the last process left it. Call it after all rules have been put.
+    /// Takes up the rules' state where the last process left it. Call it after all rules have been put, and after
+    /// [`Self::restore_devices`].
     pub fn restore(&mut self) -> Result<()> {
         if let Some(saved) = checkpoint_file::load(&self.config.checkpoint_path)? {
             *self.shared.time.write() = EventTime::restore(saved.time);
@@ -287,8 +307,9 @@ impl Engine {
         }
         self.processed.join(&self.ruled);
         self.shared.processed.send_replace(self.processed.clone());
+        let registry = self.shared.registry.read();
         for (node, seq) in self.ruled.iter() {
-            self.checkpoint.advance(node, seq);
+            self.checkpoint.advance(node, seq.min(registry.applied().get(node)));
         }
         Ok(())
     }
@@ -356,6 +377,7 @@ impl Engine {
         if at_rules {
             self.advance_time(&group);
         }
+        self.register(&group);
         self.publish_time();
         self.ruled.advance(&group.node, group.last_seq);
         self.processed.advance(&group.node, group.last_seq);
@@ -446,6 +468,7 @@ impl Engine {
             self.ends.pop_front();
         }
         self.ruled.advance(&node, seq);
+        self.shared.registry.write().advance(&node, seq);
         let mut wait = FIRST_RETRY;
         while let Err(e) = self.save().await {
             self.failed("the checkpoint of the rules", &e);
@@ -469,6 +492,8 @@ impl Engine {
     }
 
     async fn save(&mut self) -> Result<()> {
+        // Devices first: the log may be trimmed up to where the rules' state says.
+        self.save_devices()?;
         let saved = Saved {
             frontier: self.ruled.clone(),
             rules: self.rules.checkpoint(),

@@ -6,6 +6,7 @@
 
 pub mod alert_log;
 mod checkpoint_file;
+mod devices;
 mod engine;
 pub mod error;
 mod event_time;
@@ -17,6 +18,7 @@ pub mod rules;
 mod view_feed;
 mod watermark;
 
+pub use devices::device_schema;
 pub use engine::{Engine, EngineConfig, SpeedLayer, SpeedStats};
 pub use error::{Error, Result};
 pub use progress::{StreamProgress, late_schema, watermark_schema};

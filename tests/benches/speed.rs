@@ -188,7 +188,13 @@ async fn measure(count: usize, last_values: bool, batches: &[RecordBatch]) {
             last_seq: seq,
             rows: rows.clone(),
         };
-        let group = LogGroup { node: node.clone(), first_seq: seq, last_seq: seq, batches: vec![batch] };
+        let group = LogGroup {
+            node: node.clone(),
+            first_seq: seq,
+            last_seq: seq,
+            batches: vec![batch],
+            statuses: Vec::new(),
+        };
         sender.send(LineEvent::Group(group)).await.expect("the engine runs");
     }
     drop(sender);

@@ -6,6 +6,7 @@ mod alerts_stream;
 mod analyst_sql;
 mod crash;
 mod dead_letters;
+mod devices;
 mod event_time;
 mod exactness;
 mod faults;

@@ -36,7 +36,7 @@ pub(super) async fn send(files: &[PathBuf], dry_run: bool, server: &ServerArgs) 
     let files = documents::read(files)?;
     if files.iter().all(|file| file.documents.is_empty()) {
         return Err(Failure::bad_configuration("there is no document in the given files")
-            .hint("a document begins with `kind: stream`, `kind: view` or `kind: rule`")
+            .hint("a document begins with `kind: stream`, `kind: view`, `kind: rule` or `kind: device`")
             .into());
     }
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();

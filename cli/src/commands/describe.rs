@@ -1,4 +1,4 @@
-//! `iotctl describe`: everything about one definition.
+//! `iotctl describe`: everything about one definition, or one device.
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -37,6 +37,9 @@ pub enum KindArg {
     /// An alert condition.
     #[value(alias = "rules")]
     Rule,
+    /// A device, declared or not.
+    #[value(alias = "devices")]
+    Device,
 }
 
 impl From<KindArg> for Kind {
@@ -45,6 +48,7 @@ impl From<KindArg> for Kind {
             KindArg::Stream => Self::Stream,
             KindArg::View => Self::View,
             KindArg::Rule => Self::Rule,
+            KindArg::Device => Self::Device,
         }
     }
 }

@@ -40,7 +40,7 @@ pub enum What {
     /// The alert conditions.
     #[value(alias = "rule")]
     Rules,
-    /// The devices that have sent something.
+    /// The devices that have been seen or declared.
     #[value(alias = "device")]
     Devices,
     /// The batch runs.

@@ -92,6 +92,10 @@ impl Control for Line {
 
     async fn describe(&self, kind: Kind, name: &str) -> Result<Value> {
         let catalog = self.catalog.lock().await;
+        if kind == Kind::Device {
+            let definition = catalog.get(kind, name).map(|document| document.text.as_str());
+            return self.describe_device(name, definition);
+        }
         let mut described = match (catalog.get(kind, name), self.generated(kind, name)) {
             (Some(document), _) => json!({ "kind": kind, "name": name, "definition": document.text }),
             (None, Some(def)) => {
@@ -105,6 +109,7 @@ impl Control for Line {
             Kind::Rule => {
                 json!({ "alerts": self.alerts.current().iter().filter(|a| a.rule == name).count() })
             }
+            Kind::Device => Value::Null,
         };
         if let (Some(described), Value::Object(more)) = (described.as_object_mut(), more) {
             described.extend(more);
@@ -239,6 +244,12 @@ impl Line {
                 let hint = format!("; rule `{}` watches it with `on`", def.name);
                 return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
             }
+            if let Definition::Device(def) = &document.def
+                && let Some(stream) = def.stream.as_deref().filter(|stream| !streams.contains(stream))
+            {
+                let hint = format!("; device `{}` is declared in it", def.name);
+                return Err(Error::NotFound { kind: "stream", name: stream.to_owned(), hint });
+            }
         }
         Ok(())
     }
@@ -310,6 +321,10 @@ impl Line {
             Definition::Stream(def) => self.put_stream(def).await,
             Definition::View(def) => Ok(self.speed.put_view(def.clone()).await?),
             Definition::Rule(def) => Ok(self.speed.put_rule(def.clone()).await?),
+            Definition::Device(def) => {
+                self.speed.put_device(def.clone());
+                Ok(())
+            }
         }
     }
 
@@ -318,6 +333,10 @@ impl Line {
             Kind::Stream => self.ingest.remove_stream(name).await,
             Kind::View => Ok(self.speed.remove_view(name).await?),
             Kind::Rule => Ok(self.speed.remove_rule(name).await?),
+            Kind::Device => {
+                self.speed.remove_device(name);
+                Ok(())
+            }
         }
     }
 
@@ -337,11 +356,14 @@ impl Line {
     fn check_unused(&self, catalog: &Catalog, kind: Kind, name: &str) -> Result<()> {
         let in_use =
             |by: String| Err(Error::invalid(format!("{kind} `{name}` is used by {by}; delete that first")));
-        if kind == Kind::Rule {
+        if matches!(kind, Kind::Rule | Kind::Device) {
             return Ok(());
         }
         if let Some(rule) = catalog.rules().find(|rule| rule.on == name) {
             return in_use(format!("rule `{}`", rule.name));
+        }
+        if let Some(device) = catalog.devices().find(|device| device.stream.as_deref() == Some(name)) {
+            return in_use(format!("device `{}`", device.name));
         }
         if let Some(view) = catalog.views().find(|view| source_of(view).is_ok_and(|source| source == name)) {
             return in_use(format!("view `{}`", view.name));
@@ -420,14 +442,7 @@ impl Line {
             max_rows: Some(10_000),
         };
         let answer = self.queries.execute(request).await?;
-        let mut json = arrow::json::ArrayWriter::new(Vec::new());
-        json.write_batches(&answer.batches.iter().collect::<Vec<_>>())?;
-        json.finish()?;
-        let bytes = json.into_inner();
-        if bytes.is_empty() {
-            return Ok(Vec::new());
-        }
-        serde_json::from_slice(&bytes).map_err(|e| Error::invalid(e.to_string()))
+        super::devices::objects(&answer.batches.iter().collect::<Vec<_>>())
     }
 
     fn describe_stream(&self, name: &str) -> Result<Value> {
@@ -482,7 +497,7 @@ impl Line {
     }
 }
 
-/// Streams, then the views on them, then the rules on both, whatever the order in the file; a view after the view
+/// Streams, then the views on them, then the rules on both, then devices, whatever the order in the file; a view after the view
 /// that it reads.
 fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
     let views: Vec<Arc<ViewDef>> = documents
@@ -546,6 +561,7 @@ pub(super) fn not_found(kind: Kind, name: &str) -> Error {
         Kind::Stream => "stream",
         Kind::View => "view",
         Kind::Rule => "rule",
+        Kind::Device => "device",
     };
     Error::NotFound { kind, name: name.to_owned(), hint: format!("; `iotctl get {kind}s` lists them") }
 }

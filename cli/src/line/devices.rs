@@ -1,53 +1,35 @@
-//! The devices that the streams have seen.
+//! Devices as the catalog side shows them: one by one, whatever has been seen or declared of it.
 
-use std::sync::Arc;
+use arrow::array::RecordBatch;
+use iot_schemas::{Error, Result};
+use serde_json::{Map, Value, json};
 
-use datafusion::functions_aggregate::expr_fn::{count, max, min};
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
-use iot_schemas::Result;
-use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
-use iot_schemas::raw::RawStreams;
+use super::Line;
 
-/// Finds devices in the raw streams. Costs a scan of two columns.
-#[derive(Debug)]
-pub(super) struct Devices {
-    raw: Arc<dyn RawStreams>,
+impl Line {
+    /// Everything about the device of this id: a row per stream that it has sent to or is declared in.
+    pub(super) fn describe_device(&self, name: &str, definition: Option<&str>) -> Result<Value> {
+        let rows = self.speed.device_rows(Some(name));
+        if rows.num_rows() == 0 {
+            let hint = "; `iotctl get devices` lists those that have been seen or declared".to_owned();
+            return Err(Error::NotFound { kind: "device", name: name.to_owned(), hint });
+        }
+        let mut described = json!({ "kind": "device", "name": name, "streams": objects(&[&rows])? });
+        if let (Some(described), Some(definition)) = (described.as_object_mut(), definition) {
+            described.insert("definition".to_owned(), definition.into());
+        }
+        Ok(described)
+    }
 }
 
-impl Devices {
-    pub(super) fn new(raw: Arc<dyn RawStreams>) -> Self {
-        Self { raw }
+/// Rows as JSON objects; NULL is left out.
+pub(super) fn objects(batches: &[&RecordBatch]) -> Result<Vec<Map<String, Value>>> {
+    let mut json = arrow::json::ArrayWriter::new(Vec::new());
+    json.write_batches(batches)?;
+    json.finish()?;
+    let bytes = json.into_inner();
+    if bytes.is_empty() {
+        return Ok(Vec::new());
     }
-
-    /// One row per stream and device: `stream`, `device_id`, `events`, `first_seen`, `last_seen` (event times).
-    pub(super) async fn rows(&self) -> Result<LogicalPlan> {
-        let mut all: Option<LogicalPlanBuilder> = None;
-        for stream in self.raw.names() {
-            let events = self.raw.snapshot(&stream)?.events().await?;
-            let plan = LogicalPlanBuilder::from(events)
-                .aggregate(
-                    [col(DEVICE_ID)],
-                    [
-                        count(lit(1)).alias("events"),
-                        min(col(EVENT_TIME)).alias("first_seen"),
-                        max(col(EVENT_TIME)).alias("last_seen"),
-                    ],
-                )?
-                .project([
-                    lit(stream.to_string()).alias("stream"),
-                    col(DEVICE_ID).alias("device_id"),
-                    col("events"),
-                    col("first_seen"),
-                    col("last_seen"),
-                ])?;
-            all = Some(match all {
-                Some(all) => all.union(plan.build()?)?,
-                None => plan,
-            });
-        }
-        match all {
-            Some(all) => Ok(all.build()?),
-            None => Ok(LogicalPlanBuilder::empty(false).build()?),
-        }
-    }
+    serde_json::from_slice(&bytes).map_err(|e| Error::invalid(e.to_string()))
 }

@@ -50,7 +50,6 @@ use tokio_util::task::TaskTracker;
 use crate::exit::Failure;
 use catalog_store::CatalogStore;
 use dead::DeadDesk;
-use devices::Devices;
 pub use offline::{Location, offline_batch, offline_query, offline_verify};
 use system_tables::LineTables;
 use upkeep::UpkeepLoop;
@@ -156,15 +155,15 @@ impl Line {
             Engine::new(engine_config, raw.clone(), alerts.clone(), checkpoint, clock.clone());
         let problems = put_in_force(&mut engine, &catalog).await;
         let last_values = last_values::put_at_hand(&mut engine, &catalog).await;
+        engine.restore_devices().await?;
         engine.restore()?;
         let (sender, receiver) = mpsc::channel(LINE_QUEUE);
         let tasks = TaskTracker::new();
         tasks.spawn(engine.run(receiver));
         ingest.start(sender).await?;
 
-        let devices = Devices::new(raw.clone());
         let views: Arc<dyn Views> = speed.clone();
-        let tables = LineTables::new(alert_table.clone(), devices, speed.clone(), ingest.clone());
+        let tables = LineTables::new(alert_table.clone(), speed.clone(), ingest.clone());
         let sources = Sources { raw: raw.clone(), views: views.clone(), system: Arc::new(tables) };
         let queries = Arc::new(QueryEngine::new(sources, config.query)?);
         let batch = Arc::new(BatchLayer::new(raw, views, queries.runtime().clone(), config.query.partitions));
@@ -239,6 +238,7 @@ async fn put_in_force(engine: &mut Engine, catalog: &Catalog) -> Vec<String> {
             problems.push(format!("rule `{}` is not in force: {e}", rule.name));
         }
     }
+    catalog.devices().for_each(|device| engine.put_device(device.clone()));
     problems.iter().for_each(|problem| tracing::error!("{problem}"));
     problems
 }

@@ -14,26 +14,19 @@ use iot_serving::SystemTables;
 use iot_speed_layer::SpeedLayer;
 use iot_speed_layer::alert_log::{AlertTable, alert_schema};
 
-use super::devices::Devices;
 use super::{schemas, sparkplug_nodes, view_status};
 
 /// The system's own tables.
 #[derive(Debug)]
 pub(super) struct LineTables {
     alerts: Arc<AlertTable>,
-    devices: Devices,
     speed: Arc<SpeedLayer>,
     ingest: Arc<Ingest>,
 }
 
 impl LineTables {
-    pub(super) fn new(
-        alerts: Arc<AlertTable>,
-        devices: Devices,
-        speed: Arc<SpeedLayer>,
-        ingest: Arc<Ingest>,
-    ) -> Self {
-        Self { alerts, devices, speed, ingest }
+    pub(super) fn new(alerts: Arc<AlertTable>, speed: Arc<SpeedLayer>, ingest: Arc<Ingest>) -> Self {
+        Self { alerts, speed, ingest }
     }
 
     /// Every transition once: those in the table, and those that are only in the log yet.
@@ -67,7 +60,7 @@ impl SystemTables for LineTables {
     async fn rows(&self, name: &str) -> Result<Option<LogicalPlan>> {
         match name {
             "alerts" => Ok(Some(self.alert_rows().await?)),
-            "devices" => Ok(Some(self.devices.rows().await?)),
+            "devices" => Ok(Some(in_memory(name, self.speed.device_rows(None))?.build()?)),
             "late" => Ok(Some(in_memory(name, self.speed.late_rows())?.build()?)),
             "schemas" => Ok(Some(in_memory(name, schemas::rows(&self.ingest)?)?.build()?)),
             "sparkplug_nodes" => Ok(Some(in_memory(name, sparkplug_nodes::rows(&self.ingest)?)?.build()?)),

@@ -34,9 +34,10 @@ use tokio::sync::{Mutex, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use iot_schemas::device::Via;
 use iot_schemas::{Error, Result};
 
-use crate::message::{Delivery, Message, Refused};
+use crate::message::{Delivery, Message, Properties, Refused};
 use crate::pipeline::Ingest;
 
 use super::MqttBroker;
@@ -413,13 +414,20 @@ impl Hook {
     }
 }
 
+/// The message that the broker sends for a client that has gone away without a word.
+fn will_message(topic: String, payload: impl Into<bytes::Bytes>) -> Message {
+    let mut properties = Properties::default();
+    properties.set_via(Via::Will);
+    Message { properties: properties.boxed(), ..Message::new(topic, payload) }
+}
+
 type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl BrokerEventHandler for Hook {
     fn on_client_connect<'a>(&'a self, event: ClientConnectEvent) -> Answer<'a, ()> {
         // Runs in the connection's own task, before its first PUBLISH is looked at.
         let will = event.will_topic.zip(event.will_payload);
-        let will = will.map(|(topic, payload)| Message::new(topic.to_string(), payload));
+        let will = will.map(|(topic, payload)| will_message(topic.to_string(), payload));
         _ = CONNECTION.try_with(|connection| connection.accepted(event.client_id, will));
         Box::pin(std::future::ready(()))
     }

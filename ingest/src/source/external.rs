@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use iot_schemas::device::Via;
 use iot_schemas::{Error, Result};
 
 use crate::message::{Delivery, Message, Properties, Ticket};
@@ -491,7 +492,7 @@ impl Taker {
             dup: publish.dup,
         });
         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-        let properties = publish.properties.as_ref().and_then(properties);
+        let properties = properties(publish.properties.as_ref(), publish.retain);
         let message = Message { topic, payload: publish.payload, delivery, properties };
         let ticket = self.ingest.enqueue(message).await?;
         Ok(ack.map(|ack| Taken { epoch, ack, ticket }))
@@ -512,13 +513,18 @@ impl Taker {
     }
 }
 
-/// What matters to decoding of what MQTT 5 says about a message.
-fn properties(publish: &PublishProperties) -> Option<Box<Properties>> {
+/// What matters to decoding of what MQTT says about a message. The broker marks as retained what it had kept, not
+/// what somebody has just published.
+fn properties(publish: Option<&PublishProperties>, is_retained: bool) -> Option<Box<Properties>> {
     let mut properties = Properties::default();
-    if let Some(content_type) = &publish.content_type {
+    if let Some(content_type) = publish.and_then(|publish| publish.content_type.as_ref()) {
         properties.set_content_type(content_type);
     }
-    publish.user_properties.iter().for_each(|(name, value)| properties.add_user(name, value));
+    let user = publish.into_iter().flat_map(|publish| &publish.user_properties);
+    user.for_each(|(name, value)| properties.add_user(name, value));
+    if is_retained {
+        properties.set_via(Via::Retained);
+    }
     properties.boxed()
 }
 

@@ -1,7 +1,7 @@
 //! The body of a log frame: the messages of one group, with everything that decoding depends on.
 //!
 //! ```text
-//! body     version u8 = 2 | record ...
+//! body     version u8 = 3 | record ...
 //! record   arrival i64 | flags u8 | topic u16 + bytes
 //!          [client u16 + bytes | packet id u16]   if flags & 1; flags & 2 is the DUP flag
 //!          [original length u64]                  if flags & 4: the payload was cut
@@ -9,14 +9,17 @@
 //!          [bytes u32 | name u16 + bytes | value u16 + bytes ...]   if flags & 16: user properties;
 //!                                                 flags & 32: there were more of them
 //!          [length u32 + JSON]                    if flags & 64: what is done about a dead letter
+//!          [how it came u8]                       if flags & 128: 1 a will, 2 a retained copy
 //!          payload u32 + bytes
 //! ```
-//! Version 1 is the same without what the flags from 8 on mean. Integers are little endian. The frame around it carries length, checksum and positions.
+//! Version 1 is the same without what the flags from 8 on mean, version 2 without the last. Integers are little endian. The frame around it carries length, checksum and positions.
+
+use iot_schemas::device::Via;
 
 use crate::dead_letter::Resolution;
 use crate::message::{Message, Properties};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The oldest version that can be read.
 const FIRST_VERSION: u8 = 1;
 const HAS_DELIVERY: u8 = 1;
@@ -26,6 +29,7 @@ const HAS_CONTENT_TYPE: u8 = 8;
 const HAS_USER_PROPERTIES: u8 = 16;
 const HAS_MORE_PROPERTIES: u8 = 32;
 const HAS_RESOLUTION: u8 = 64;
+const HAS_VIA: u8 = 128;
 /// MQTT has no longer strings. An HTTP client could send one; it is cut, as it cannot match a stream anyway.
 const MAX_TEXT: usize = u16::MAX as usize;
 
@@ -44,6 +48,8 @@ pub(crate) struct Record<'a> {
     pub(crate) user_properties: UserProperties<'a>,
     /// The JSON of a [`Resolution`]: this is no new message, but what is done about a dead letter.
     pub(crate) resolution: Option<&'a [u8]>,
+    /// How it came.
+    pub(crate) via: Via,
 }
 
 /// The user properties of a message, as the body has them.
@@ -112,6 +118,8 @@ impl GroupWriter {
         let resolution =
             resolution.map(|it| serde_json::to_vec(it).expect("texts and numbers can be written"));
         flags |= if resolution.is_some() { HAS_RESOLUTION } else { 0 };
+        let via = via_code(properties.map(Properties::via).unwrap_or_default());
+        flags |= if via == 0 { 0 } else { HAS_VIA };
         self.body.extend_from_slice(&arrival.to_le_bytes());
         self.body.push(flags);
         self.push_text(&message.topic);
@@ -129,6 +137,9 @@ impl GroupWriter {
         if let Some(resolution) = resolution {
             self.body.extend_from_slice(&(resolution.len() as u32).to_le_bytes());
             self.body.extend_from_slice(&resolution);
+        }
+        if via != 0 {
+            self.body.push(via);
         }
         self.body.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.body.extend_from_slice(payload);
@@ -161,6 +172,24 @@ impl GroupWriter {
         }
         self.body.extend_from_slice(&(end as u16).to_le_bytes());
         self.body.extend_from_slice(&text.as_bytes()[..end]);
+    }
+}
+
+/// The byte that stands for it; 0 is left out.
+fn via_code(via: Via) -> u8 {
+    match via {
+        Via::Live | Via::Replay => 0,
+        Via::Will => 1,
+        Via::Retained => 2,
+    }
+}
+
+/// What [`via_code`] wrote. A code of a later build is a message like any other.
+fn via_of(code: u8) -> Via {
+    match code {
+        1 => Via::Will,
+        2 => Via::Retained,
+        _ => Via::Live,
     }
 }
 
@@ -219,6 +248,9 @@ impl<'a> Records<'a> {
         let bytes = if flags & HAS_USER_PROPERTIES != 0 { self.sized()? } else { &[] };
         let user_properties = UserProperties { bytes, is_cut: flags & HAS_MORE_PROPERTIES != 0 };
         let resolution = if flags & HAS_RESOLUTION != 0 { Some(self.sized()?) } else { None };
+        let via = if flags & HAS_VIA != 0 { via_of(self.take(1)?[0]) } else { Via::Live };
+        // Whatever it was at first: it is read again now.
+        let via = if resolution.is_some() { Via::Replay } else { via };
         let payload = self.sized()?;
         Some(Record {
             arrival,
@@ -229,6 +261,7 @@ impl<'a> Records<'a> {
             content_type,
             user_properties,
             resolution,
+            via,
         })
     }
 }
@@ -299,6 +332,23 @@ mod tests {
     }
 
     #[test]
+    fn how_a_message_came_is_kept() {
+        let mut writer = GroupWriter::new(100);
+        for via in [Via::Live, Via::Will, Via::Retained] {
+            let mut properties = properties();
+            properties.set_via(via);
+            let message = Message { properties: properties.boxed(), ..Message::new("t", &b"{}"[..]) };
+            writer.push(&message, 1, None);
+            writer.push(&message, 1, Some(&resolution()));
+        }
+        let body = writer.finish();
+        let read: Vec<Via> = records(&body).expect("this version").map(|record| record.via).collect();
+        let expect = [Via::Live, Via::Will, Via::Retained].map(|via| [via, Via::Replay]);
+        assert_eq!(read, expect.concat());
+        assert!(records(&body).expect("this version").all(|record| record.payload == b"{}"));
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let mut writer = GroupWriter::new(4);
         for (i, message) in sample().iter().enumerate() {
@@ -333,6 +383,7 @@ mod tests {
             content_type: None,
             user_properties: UserProperties::default(),
             resolution: None,
+            via: Via::Live,
         };
         assert_eq!(read, [expect]);
     }

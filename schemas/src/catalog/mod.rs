@@ -1,5 +1,6 @@
 //! The catalog: the YAML documents that say what streams, views and rules exist.
 
+mod device;
 mod rule;
 mod stream;
 mod view;
@@ -10,10 +11,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use device::DeviceDef;
 pub use rule::{RuleDef, Severity};
 pub use stream::{
     Compression, CsvDef, EventTimeDef, FieldDef, FieldType, Format, FutureEvents, OnPressure, RateLimit,
-    SPARKPLUG_COLUMNS, StreamDef, TimeLimits, TimeUnitName, UnknownFields, UpcastDef, column_name,
+    SPARKPLUG_COLUMNS, StatusDef, StreamDef, TimeLimits, TimeUnitName, UnknownFields, UpcastDef, Words,
+    column_name,
 };
 pub use view::{BatchSchedule, ViewDef};
 
@@ -31,6 +34,8 @@ pub enum Kind {
     View,
     /// An alert condition.
     Rule,
+    /// A device that is known before it sends anything.
+    Device,
 }
 
 impl fmt::Display for Kind {
@@ -39,6 +44,7 @@ impl fmt::Display for Kind {
             Self::Stream => "stream",
             Self::View => "view",
             Self::Rule => "rule",
+            Self::Device => "device",
         })
     }
 }
@@ -61,6 +67,8 @@ pub enum Definition {
     View(Arc<ViewDef>),
     /// `kind: rule`
     Rule(Arc<RuleDef>),
+    /// `kind: device`
+    Device(Arc<DeviceDef>),
 }
 
 impl Definition {
@@ -70,6 +78,7 @@ impl Definition {
             Self::Stream(_) => Kind::Stream,
             Self::View(_) => Kind::View,
             Self::Rule(_) => Kind::Rule,
+            Self::Device(_) => Kind::Device,
         }
     }
 
@@ -79,6 +88,7 @@ impl Definition {
             Self::Stream(def) => &def.name,
             Self::View(def) => &def.name,
             Self::Rule(def) => &def.name,
+            Self::Device(def) => &def.name,
         }
     }
 }
@@ -116,7 +126,7 @@ impl Catalog {
         self.documents.get(&(kind, name.to_owned()))
     }
 
-    /// All documents: streams, then views, then rules, each by name.
+    /// All documents: streams, then views, then rules, then devices, each by name.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         self.documents.values()
     }
@@ -141,6 +151,11 @@ impl Catalog {
     /// The rules by name.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<RuleDef>> {
         self.documents().filter_map(|d| if let Definition::Rule(def) = &d.def { Some(def) } else { None })
+    }
+
+    /// The declared devices by name.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<DeviceDef>> {
+        self.documents().filter_map(|d| if let Definition::Device(def) = &d.def { Some(def) } else { None })
     }
 }
 
@@ -189,9 +204,11 @@ fn parse_one(text: &str) -> Result<Definition, String> {
         name: Option<String>,
     }
     let head: Head = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
-    let kind = head.kind.ok_or("`kind` is missing; it is one of stream, view, rule")?;
+    let kind = head.kind.ok_or("`kind` is missing; it is one of stream, view, rule, device")?;
     let name = head.name.ok_or_else(|| format!("the {kind} has no `name`"))?;
-    if !is_name(&name) {
+    if kind == "device" {
+        device::check_name(&name)?;
+    } else if !is_name(&name) {
         return Err(format!("`{name}` is no name; use letters, digits and `_`, not starting with a digit"));
     }
     let context = |e: serde_saphyr::Error| format!("{kind} `{name}`: {e}");
@@ -202,12 +219,14 @@ fn parse_one(text: &str) -> Result<Definition, String> {
         }
         "view" => Definition::View(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
         "rule" => Definition::Rule(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
-        other => return Err(format!("`{other}` is no kind; it is one of stream, view, rule")),
+        "device" => Definition::Device(Arc::new(serde_saphyr::from_str(text).map_err(context)?)),
+        other => return Err(format!("`{other}` is no kind; it is one of stream, view, rule, device")),
     };
     let checked = match &def {
         Definition::Stream(def) => def.check(),
         Definition::View(def) => def.check(),
         Definition::Rule(def) => def.check(),
+        Definition::Device(def) => def.check(),
     };
     checked.map_err(|why| format!("{kind} `{name}`: {why}"))?;
     Ok(def)
@@ -389,6 +408,28 @@ notify: [ops-webhook]
             let error = parse(more).expect_err(more).to_string();
             assert!(error.contains(word) && error.contains("sparkplug_b"), "{error}");
         }
+    }
+
+    #[test]
+    fn devices_may_have_the_names_that_devices_have() {
+        let parse = |text: &str| parse(text, "test").map_err(|e| e.to_string());
+        let several = "kind: device\nname: plant/n 1/π\nlabels: {site: north}\ncadence: 10s\n---\nkind: device\nname: \"42\"\nstream: a\n";
+        let documents = parse(several).expect("they parse");
+        let Definition::Device(def) = &documents[0].def else { panic!("a device") };
+        assert_eq!((def.name.as_str(), def.labels["site"].as_str()), ("plant/n 1/π", "north"));
+        assert!(def.is_in("anything"));
+        let Definition::Device(def) = &documents[1].def else { panic!("a device") };
+        assert!(def.is_in("a") && !def.is_in("b"));
+        let error = |text: &str, word: &str| {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(word), "{error}");
+        };
+        error("kind: device\nname: \"\"\n", "bytes");
+        error("kind: device\nname: \"a\\tb\"\n", "control character");
+        error(&format!("kind: device\nname: {}\n", "x".repeat(513)), "513");
+        error("kind: device\nname: a\ncadence: 0s\n", "`cadence`");
+        error("kind: device\nname: a\nlabel: {}\n", "label");
+        error("kind: view\nname: a/b\nsql: SELECT 1\n", "`a/b` is no name");
     }
 
     #[test]

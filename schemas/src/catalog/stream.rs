@@ -3,6 +3,7 @@
 mod field;
 mod payload;
 mod pressure;
+mod status;
 mod upcast;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use field::FieldDef;
 pub use payload::{Compression, CsvDef, Format};
 pub use pressure::{OnPressure, RateLimit};
+pub use status::{StatusDef, Words};
 pub use upcast::UpcastDef;
 
 use super::{Kind, duration_text};
@@ -106,6 +108,9 @@ pub struct StreamDef {
     /// How long raw events are kept.
     #[serde(default, with = "duration_text")]
     pub retention: Option<Duration>,
+    /// Where devices say whether they are online.
+    #[serde(default)]
+    pub status: Option<StatusDef>,
     /// Whether the last value of each column is kept by device, in a view named after the stream with `_last` behind.
     #[serde(default = "yes")]
     pub last_values: bool,
@@ -194,6 +199,7 @@ impl StreamDef {
             );
         }
         self.check_upcast()?;
+        self.status.as_ref().map_or(Ok(()), StatusDef::check)?;
         for name in &self.dedup {
             let known = name == DEVICE_ID || name == EVENT_TIME || self.fields.contains_key(name);
             let from_outside = self.topic_columns().contains(&name.as_str())
@@ -297,6 +303,9 @@ impl StreamDef {
         }
         if !self.upcast.is_empty() {
             return Err(format!("`upcast` cannot be set {format}: births say what metrics are"));
+        }
+        if self.status.is_some() {
+            return Err(format!("`status` cannot be set {format}: births and deaths say who is online"));
         }
         match self.fields.keys().find(|name| SPARKPLUG_COLUMNS.iter().any(|(column, _)| column == name)) {
             Some(name) => {

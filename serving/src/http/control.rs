@@ -124,8 +124,10 @@ fn parse_kind(text: &str) -> Result<Kind, Problem> {
         "stream" | "streams" => Ok(Kind::Stream),
         "view" | "views" => Ok(Kind::View),
         "rule" | "rules" => Ok(Kind::Rule),
+        "device" | "devices" => Ok(Kind::Device),
         _ => {
-            let detail = format!("`{text}` is no kind of definition; it is one of stream, view, rule");
+            let detail =
+                format!("`{text}` is no kind of definition; it is one of stream, view, rule, device");
             Err(Problem::new(ProblemKind::NOT_FOUND, detail))
         }
     }

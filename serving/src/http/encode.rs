@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, make_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, make_array};
 use arrow::csv;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json;
 use arrow::json::writer::{JsonArray, JsonFormat, LineDelimited};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -75,11 +76,32 @@ fn json_rows<F: JsonFormat>(out: Vec<u8>, batches: &[RecordBatch]) -> Result<Vec
 fn csv_rows(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
     let mut writer = csv::WriterBuilder::new().with_timestamp_format(INSTANT.to_owned()).build(Vec::new());
     // The header is written with the first batch, so there must be one.
-    writer.write(&RecordBatch::new_empty(schema.clone()))?;
+    writer.write(&with_maps_as_text(RecordBatch::new_empty(schema.clone()))?)?;
     for batch in batches {
-        writer.write(&without_time_zones(batch)?)?;
+        writer.write(&with_maps_as_text(without_time_zones(batch)?)?)?;
     }
     Ok(writer.into_inner())
+}
+
+/// CSV has no maps: they are written as `{key: value}`.
+fn with_maps_as_text(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    if schema.fields().iter().all(|field| !matches!(field.data_type(), DataType::Map(..))) {
+        return Ok(batch);
+    }
+    let options = FormatOptions::new().with_null("");
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
+        let DataType::Map(..) = field.data_type() else { return Ok((field.name(), array.clone())) };
+        let texts = ArrayFormatter::try_new(array, &options)?;
+        let texts = (0..array.len()).map(|row| texts.value(row).try_to_string().map(Some));
+        Ok((field.name(), Arc::new(texts.collect::<Result<StringArray, ArrowError>>()?) as ArrayRef))
+    });
+    RecordBatch::try_from_iter_with_nullable(
+        columns
+            .collect::<Result<Vec<_>, ArrowError>>()?
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
+    )
 }
 
 fn arrow_stream(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
@@ -129,7 +151,7 @@ fn cannot_be_written(format: Format, error: &ArrowError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{Float64Array, Int64Array, MapBuilder, StringBuilder, TimestampMicrosecondArray};
     use arrow::ipc::reader::StreamReader;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -155,6 +177,19 @@ mod tests {
     #[track_caller]
     fn check(answer: &Answer, format: Format, expect: &str) {
         assert_eq!(String::from_utf8(encode(answer, format).unwrap()).unwrap(), expect);
+    }
+
+    #[test]
+    fn csv_has_maps_as_text() {
+        let mut labels = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        labels.keys().append_value("site");
+        labels.values().append_value("north");
+        labels.append(true).unwrap();
+        labels.append(true).unwrap();
+        let batch = RecordBatch::try_from_iter([("labels", Arc::new(labels.finish()) as ArrayRef)]).unwrap();
+        let answer = Answer { schema: batch.schema(), batches: vec![batch], meta: Meta::default() };
+        let text = String::from_utf8(encode(&answer, Format::Csv).unwrap()).unwrap();
+        assert_eq!(text, "labels\n{site: north}\n{}\n");
     }
 
     #[test]

@@ -1,0 +1,188 @@
+use arrow::array::ArrayRef;
+use iot_schemas::device::Via;
+use iot_schemas::micro_batch::MicroBatch;
+use proptest::prelude::*;
+
+use super::super::link::{Reason, State};
+use super::*;
+
+/// Streams that begin with `spb` have births; devices must send every ten.
+struct Fixed;
+
+impl Terms for Fixed {
+    fn has_births(&self, stream: &str) -> bool {
+        stream.starts_with("spb")
+    }
+
+    fn silence_limit(&self, _: &str, _: &str) -> Option<i64> {
+        Some(30)
+    }
+}
+
+/// Device, event time, arrival, number, word of Sparkplug, whether it is historical.
+type Event<'a> = (&'a str, i64, i64, i64, &'a str, bool);
+
+fn batch(stream: &str, events: &[Event<'_>]) -> MicroBatch {
+    let instants =
+        |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
+    let texts = |values: Vec<&str>| Arc::new(StringArray::from(values)) as ArrayRef;
+    let rows = RecordBatch::try_from_iter([
+        (EVENT_TIME, instants(events.iter().map(|event| event.1).collect())),
+        (DEVICE_ID, texts(events.iter().map(|event| event.0).collect())),
+        (INGEST_TIME, instants(events.iter().map(|event| event.2).collect())),
+        (SEQ, Arc::new(events.iter().map(|event| event.3).collect::<Int64Array>()) as ArrayRef),
+        (MESSAGE_TYPE, texts(events.iter().map(|event| event.4).collect())),
+        (
+            IS_HISTORICAL,
+            Arc::new(events.iter().map(|event| Some(event.5)).collect::<BooleanArray>()) as ArrayRef,
+        ),
+    ]);
+    let last = events.iter().map(|event| event.3).max().unwrap_or(0) as Seq;
+    MicroBatch {
+        stream: stream.into(),
+        node: "n".into(),
+        first_seq: 1,
+        last_seq: last,
+        rows: rows.expect("rows"),
+    }
+}
+
+fn status(stream: &str, device: &str, is_online: bool, arrival: i64, seq: Seq) -> DeviceStatus {
+    DeviceStatus { stream: stream.into(), device: device.into(), is_online, arrival, seq, via: Via::Live }
+}
+
+fn group(last_seq: Seq, batches: Vec<MicroBatch>, statuses: Vec<DeviceStatus>) -> LogGroup {
+    LogGroup { node: "n".into(), first_seq: 1, last_seq, batches, statuses }
+}
+
+fn events(registry: &Registry, stream: &str, device: &str) -> u64 {
+    registry.streams[stream].devices[device].seen.as_ref().map_or(0, |seen| seen.events)
+}
+
+fn state(registry: &Registry, stream: &str, device: &str) -> (State, Option<i64>, Option<Reason>) {
+    registry.streams[stream].devices[device].link.standing(0, Some(10))
+}
+
+#[test]
+fn a_group_counts_once_however_often_it_comes() {
+    let mut registry = Registry::default();
+    let one = group(3, vec![batch("s", &[("a", 10, 10, 1, "", false), ("a", 20, 20, 3, "", false)])], vec![]);
+    registry.take(&one, &Fixed);
+    registry.take(&one, &Fixed);
+    assert_eq!(events(&registry, "s", "a"), 2);
+    let stored = serde_json::to_string(&registry).expect("JSON");
+    let mut restored: Registry = serde_json::from_str(&stored).expect("what was written");
+    restored.take(&one, &Fixed);
+    assert_eq!(events(&restored, "s", "a"), 2);
+    restored.take(&group(4, vec![batch("s", &[("a", 30, 30, 4, "", false)])], vec![]), &Fixed);
+    assert_eq!(events(&restored, "s", "a"), 3);
+}
+
+#[test]
+fn what_was_in_the_table_is_not_counted_again_when_the_log_comes() {
+    let mut registry = Registry::default();
+    let seen = Seen::between(7, (1, 9), (1, 9));
+    registry.begin("s".into(), [("n".into(), 3)].into_iter().collect(), [("a".into(), seen)]);
+    let covered = batch("s", &[("a", 9, 9, 3, "", false)]);
+    registry.take(&group(3, vec![covered], vec![status("s", "a", false, 9, 2)]), &Fixed);
+    assert_eq!((events(&registry, "s", "a"), state(&registry, "s", "a").0), (7, State::Offline));
+    registry.take(&group(4, vec![batch("s", &[("a", 12, 12, 4, "", false)])], vec![]), &Fixed);
+    assert_eq!((events(&registry, "s", "a"), state(&registry, "s", "a").0), (8, State::Online));
+}
+
+#[test]
+fn within_a_group_the_last_word_counts() {
+    let check = |said_at: Seq, expect: State| {
+        let mut registry = Registry::default();
+        let rows = batch("s", &[("a", 5, 5, 5, "", false)]);
+        registry.take(&group(9, vec![rows], vec![status("s", "a", false, 5, said_at)]), &Fixed);
+        assert_eq!(state(&registry, "s", "a").0, expect, "{said_at}");
+    };
+    check(4, State::Online);
+    check(6, State::Offline);
+}
+
+#[test]
+fn a_device_that_has_only_said_that_it_is_there_is_registered() {
+    let mut registry = Registry::default();
+    registry.take(&group(1, vec![], vec![status("s", "a", true, 7, 1)]), &Fixed);
+    assert_eq!(state(&registry, "s", "a"), (State::Online, Some(7), Some(Reason::Status)));
+    assert_eq!(registry.streams["s"].devices["a"].seen, None);
+}
+
+#[test]
+fn what_was_measured_long_ago_does_not_show_that_a_device_is_there() {
+    let mut registry = Registry::default();
+    registry.take(&group(1, vec![], vec![status("s", "a", false, 7, 1)]), &Fixed);
+    registry.take(&group(2, vec![batch("s", &[("a", 3, 20, 2, "", true)])], vec![]), &Fixed);
+    assert_eq!((events(&registry, "s", "a"), state(&registry, "s", "a").0), (1, State::Offline));
+}
+
+#[test]
+fn the_death_of_a_node_takes_its_devices_along_and_no_others() {
+    let mut registry = Registry::default();
+    let births = batch(
+        "spb",
+        &[
+            ("g/n", 1, 1, 1, "NBIRTH", false),
+            ("g/n/d", 2, 2, 2, "DBIRTH", false),
+            ("g/n/e", 3, 3, 3, "DBIRTH", false),
+            ("g/n2", 4, 4, 4, "NBIRTH", false),
+            ("g/n2/d", 5, 5, 5, "DBIRTH", false),
+            ("g/n/e", 6, 6, 6, "DDEATH", false),
+        ],
+    );
+    registry.take(&group(6, vec![births], vec![]), &Fixed);
+    assert_eq!(state(&registry, "spb", "g/n/e"), (State::Offline, Some(6), Some(Reason::Death)));
+    registry.take(&group(7, vec![batch("spb", &[("g/n", 8, 8, 7, "NDEATH", false)])], vec![]), &Fixed);
+    for (device, since) in [("g/n", 8), ("g/n/d", 8), ("g/n/e", 6)] {
+        assert_eq!(
+            state(&registry, "spb", device),
+            (State::Offline, Some(since), Some(Reason::Death)),
+            "{device}"
+        );
+    }
+    for device in ["g/n2", "g/n2/d"] {
+        assert_eq!(state(&registry, "spb", device).2, Some(Reason::Birth), "{device}");
+    }
+    // Elsewhere such a column is a field like any other.
+    registry.take(&group(8, vec![batch("other", &[("g/n", 9, 9, 8, "NDEATH", false)])], vec![]), &Fixed);
+    assert_eq!(state(&registry, "other", "g/n").0, State::Online);
+}
+
+#[test]
+fn what_does_not_fit_is_counted_and_takes_no_room() {
+    let mut registry = Registry::with_limit(2 * (FIXED_BYTES + 1));
+    let rows: Vec<Event<'_>> = ["a", "b", "c", "a", "c"].map(|device| (device, 1, 1, 1, "", false)).to_vec();
+    registry.take(&group(1, vec![batch("s", &rows)], vec![status("s", "d", true, 1, 1)]), &Fixed);
+    assert_eq!((registry.len(), registry.unregistered()), (2, 3));
+    assert_eq!(events(&registry, "s", "a"), 2);
+}
+
+proptest! {
+    #[test]
+    fn saved_and_restored_anywhere_it_comes_to_the_same(
+        steps in prop::collection::vec((0u8..3, -20i64..20, 0i64..60, 0u8..4), 1..40),
+        split in 0usize..40,
+    ) {
+        let mut arrival = 0;
+        let groups: Vec<LogGroup> = steps.iter().zip(1..).map(|((device, jitter, pause, kind), seq)| {
+            arrival += pause;
+            let name = format!("d{device}");
+            match kind {
+                0 => group(seq, vec![], vec![status("s", &name, *jitter > 0, arrival, seq)]),
+                _ => group(seq, vec![batch("s", &[(&name, arrival + jitter, arrival, seq as i64, "", *kind == 1)])], vec![]),
+            }
+        }).collect();
+        let mut straight = Registry::default();
+        groups.iter().for_each(|group| straight.take(group, &Fixed));
+        let split = split.min(groups.len());
+        let mut registry = Registry::default();
+        groups[..split].iter().for_each(|group| registry.take(group, &Fixed));
+        let stored = serde_json::to_string(&registry).expect("JSON");
+        let mut restored: Registry = serde_json::from_str(&stored).expect("what was written");
+        // The log is replayed from anywhere before.
+        groups[split / 2..].iter().for_each(|group| restored.take(group, &Fixed));
+        prop_assert_eq!(serde_json::to_string(&restored).expect("JSON"), serde_json::to_string(&straight).expect("JSON"));
+    }
+}

@@ -1,0 +1,106 @@
+//! What a device has sent: how much, from when to when, and how often.
+
+use serde::{Deserialize, Serialize};
+
+/// How many intervals the cadence is the median of. Four outages among them do not show.
+const INTERVALS: usize = 9;
+
+/// The events of a device. Times are microseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) events: u64,
+    /// The oldest event time.
+    pub(super) first: i64,
+    /// The newest event time.
+    pub(super) last: i64,
+    pub(super) first_arrival: i64,
+    pub(super) last_arrival: i64,
+    #[serde(default)]
+    intervals: Intervals,
+}
+
+/// The last few intervals between event times, in milliseconds, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Intervals(Vec<u32>);
+
+impl Seen {
+    /// So many events, of which nothing is known but the bounds.
+    pub(super) fn between(events: u64, time: (i64, i64), arrival: (i64, i64)) -> Self {
+        Self {
+            events,
+            first: time.0,
+            last: time.1,
+            first_arrival: arrival.0,
+            last_arrival: arrival.1,
+            intervals: Intervals::default(),
+        }
+    }
+
+    /// Takes an event in. Only one that is newer than all before tells an interval.
+    pub(super) fn count(&mut self, time: i64, arrival: i64) {
+        self.events += 1;
+        if time > self.last {
+            self.intervals.push(time.saturating_sub(self.last));
+        }
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+        self.first_arrival = self.first_arrival.min(arrival);
+        self.last_arrival = self.last_arrival.max(arrival);
+    }
+
+    /// How often it measures, in seconds: the median of the last nine intervals between its event times.
+    ///
+    /// Event times, because a network that holds messages back and delivers them at once does not change these. The
+    /// median, because an outage does not change it, nor does a clock that jumps.
+    pub(super) fn cadence_s(&self) -> Option<f64> {
+        let mut sorted = self.intervals.0.clone();
+        sorted.sort_unstable();
+        let middle = sorted.get(sorted.len().checked_sub(1)? / 2)?;
+        Some(f64::from(*middle) / 1e3)
+    }
+}
+
+impl Intervals {
+    fn push(&mut self, micros: i64) {
+        if self.0.len() == INTERVALS {
+            self.0.remove(0);
+        }
+        self.0.push(u32::try_from(micros / 1_000).unwrap_or(u32::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(times: &[i64]) -> Seen {
+        let mut seen = Seen::between(1, (times[0], times[0]), (0, 0));
+        times[1..].iter().for_each(|time| seen.count(*time, 0));
+        seen
+    }
+
+    #[test]
+    fn an_outage_a_burst_of_old_events_and_a_jump_do_not_change_the_cadence() {
+        const SECOND: i64 = 1_000_000;
+        let check = |seconds: &[i64], expect: Option<f64>| {
+            let times: Vec<i64> = seconds.iter().map(|second| second * SECOND).collect();
+            assert_eq!(after(&times).cadence_s(), expect, "{seconds:?}");
+        };
+        check(&[5], None);
+        check(&[5, 15], Some(10.0));
+        check(&[0, 10, 20, 30, 5_000, 5_010, 3, 4, 4, 5_020], Some(10.0));
+        check(&[0, 10, 20, 30, 40, 41, 42, 43, 44, 45], Some(1.0));
+        check(&[0, 10, 20, 30, 40, 50, 41, 42, 43, 60], Some(10.0));
+        check(&[0, i64::MAX / SECOND], Some(f64::from(u32::MAX) / 1e3));
+    }
+
+    #[test]
+    fn bounds_and_numbers_are_those_of_all_events() {
+        let mut seen = Seen::between(1, (50, 50), (100, 100));
+        seen.count(20, 110);
+        seen.count(90, 105);
+        assert_eq!((seen.events, seen.first, seen.last), (3, 20, 90));
+        assert_eq!((seen.first_arrival, seen.last_arrival), (100, 110));
+    }
+}
