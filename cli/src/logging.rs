@@ -17,6 +17,8 @@ pub fn start(filter: Option<&str>) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(output::stderr_is_terminal())
+        // What cannot be logged (a full disk) would be said on stderr, and panic as that cannot be said either.
+        .log_internal_errors(false)
         .try_init();
     if started.is_ok()
         && let Some(problem) = problem

@@ -79,14 +79,20 @@ fn several_connections_share_the_load_and_nothing_is_lost_or_doubled() {
     wait_for_subscription(&alone);
     let payload = r#"{"source":"alone","n":1,"temperature":20,"ts":1760000000000}"#;
     iot_tests::iotctl(&["publish", "devices/alone-1/telemetry", payload, "--mqtt", &url]);
-    wait_for(&alone, stored + 1);
+    wait_for_count(&alone, "SELECT count(*) FROM readings", stored + 1);
     pause(Duration::from_millis(500));
     assert_eq!(alone.number("SELECT count(*) FROM readings"), stored + 1, "it came twice");
+
+    // In a session that an earlier process has begun, too, new streams are subscribed to.
+    alone.apply("kind: stream\nname: extra\ntopics: [\"extra/{device_id}\"]\n");
+    pause(Duration::from_millis(500));
+    iot_tests::iotctl(&["publish", "extra/d", r#"{"a":1}"#, "--mqtt", &url]);
+    wait_for_count(&alone, "SELECT count(*) FROM extra", 1);
 }
 
-fn wait_for(server: &Server, rows: i64) {
+fn wait_for_count(server: &Server, sql: &str, rows: i64) {
     let deadline = Instant::now() + PATIENCE;
-    while server.number("SELECT count(*) FROM readings") < rows {
+    while server.number(sql) < rows {
         assert!(Instant::now() < deadline, "it does not arrive");
         wait_a_little();
     }

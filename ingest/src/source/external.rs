@@ -14,8 +14,7 @@ use parking_lot::Mutex;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, PublishProperties, SubAck, SubscribeReasonCode};
 use rumqttc::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, ManualAck,
-    MqttOptions, TlsConfiguration,
+    AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions, TlsConfiguration,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +30,7 @@ use crate::pipeline::Ingest;
 use super::address::BrokerUrl;
 use super::host::{Host, HostLink};
 use super::secret::Secret;
+use super::session::EmptySession;
 use super::tls::ClientTls;
 
 /// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
@@ -193,7 +193,10 @@ impl Subscriber {
         let mut options = options(remote, &client_id)?;
         options
             .set_clean_start(false)
-            .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+            .set_session_store(EmptySession {
+                expiry_s: SESSION_EXPIRY_S,
+                outgoing_inflight: OUTGOING_INFLIGHT,
+            })
             .set_ack_mode(AckMode::Manual)
             .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
             .set_receive_maximum(Some(RECEIVE_MAXIMUM))
@@ -409,6 +412,8 @@ impl Link {
 
     fn connected(&mut self, ack: &ConnAck) {
         self.state.epoch.fetch_add(1, Ordering::AcqRel);
+        // From here on the library knows the session; without a store it need not describe it after each packet.
+        self.events.options.clear_session_store();
         self.state.connected.store(true, Ordering::Relaxed);
         self.state.last_error.lock().take();
         // A session that an earlier process left behind may have other filters.

@@ -14,6 +14,7 @@ mod host;
 mod listener;
 mod scanner;
 pub mod secret;
+mod session;
 pub mod tls;
 
 #[cfg(test)]
