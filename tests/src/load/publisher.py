@@ -26,7 +26,12 @@ client.on_publish = lambda client, userdata, mid, code, properties: acknowledged
 client.max_inflight_messages_set(500)
 client.max_queued_messages_set(0)
 client.reconnect_delay_set(0.05, 0.2)
-client.connect("127.0.0.1", port)
+while True:
+    try:
+        client.connect("127.0.0.1", port)
+        break
+    except OSError:
+        time.sleep(0.05)
 client.loop_start()
 threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
 
