@@ -58,7 +58,9 @@ async fn the_examples_of_the_page_give_the_answers_beside_them() {
         session.sql(table).await.unwrap().collect().await.unwrap();
     }
     let readings = session.table_provider("readings").await.unwrap().schema();
-    let last = as_a_server_would_plan(&session, &last_values("readings", &readings).sql).await.unwrap();
+    let last = as_a_server_would_plan(&session, &last_values("readings", &readings, &Default::default()).sql)
+        .await
+        .unwrap();
     session.register_table("readings_last", Arc::new(ViewTable::new(last, None))).unwrap();
     let path = workspace().join("docs/sql.md");
     let page = std::fs::read_to_string(&path).unwrap();

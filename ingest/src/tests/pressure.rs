@@ -50,7 +50,7 @@ async fn under_pressure_streams_wait_or_shed_as_they_say() {
     assert_eq!(shed, 6, "two of eight wait");
     let stats = world.ingest.stats();
     assert_eq!((stats.shed, stats.streams["newest"].shed, stats.streams["sampled"].shed), (7, 1, 6));
-    world.ingest.shutdown().await;
+    world.crash().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +63,7 @@ async fn what_has_waited_for_long_makes_room_where_the_stream_says_so() {
     assert_eq!(old.await, Ok(Receipt::Shed));
     assert_eq!(world.ingest.stats().streams["oldest"].shed, 1);
     assert!(tokio::time::timeout(Duration::from_millis(200), waits).await.is_err(), "others go on waiting");
-    world.ingest.shutdown().await;
+    world.crash().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

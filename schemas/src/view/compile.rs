@@ -19,7 +19,7 @@ use datafusion::optimizer::Analyzer;
 
 use super::combinators::{AggregateCall, Argument, Emit, OrderBy, merge_of, state_of};
 use super::groups::{GroupColumn, KeyColumn, group_columns, key_columns};
-use super::last_values::{empty_state, state_column};
+use super::last_values::{empty_state, shape_of_names, state_column};
 use super::normal::{EVENTS, NormalForm, check_output, normalize};
 use super::{mergeable, storage};
 use crate::catalog::ViewDef;
@@ -171,6 +171,7 @@ impl CompiledView {
         if self.def.generated {
             // States of any of its shapes can be merged: they are matched by column.
             hash.update("\nthe last value of every column");
+            hash.update(shape_of_names(&self.def.sql));
         } else {
             for expr in self.filter.iter().chain(&self.key_exprs).chain(&self.aggregates) {
                 hash.update(format!("\n{expr}"));

@@ -9,7 +9,8 @@
 //! until then, so its state of all earlier events is empty; an integer column that becomes one of doubles keeps the
 //! order of its values, so the cast of the last value is the last of the casts. Either way the state is carried over
 //! column by column and no event is read again. For that its state columns are called after the stream's (see
-//! [`state_column`]), whatever their order, and one fingerprint stands for all its shapes.
+//! [`state_column`]), whatever their order, and one fingerprint stands for all its shapes. Only a column that is
+//! renamed has a past under its old name: then the view becomes another one, which is seeded from raw.
 
 use std::sync::Arc;
 
@@ -22,20 +23,22 @@ use super::{CompiledView, storage};
 use crate::catalog::{BatchSchedule, Kind, ViewDef};
 use crate::error::Result;
 use crate::layout::{DEVICE_ID, EVENT_TIME, RESERVED};
+use crate::registry::Renames;
 
 /// The name of the last-value view of `stream`.
 pub fn last_values_name(stream: &str) -> String {
     format!("{stream}_last")
 }
 
-/// The last-value view of `stream`, whose raw rows have the columns `schema`.
-pub fn last_values(stream: &str, schema: &Schema) -> ViewDef {
+/// The last-value view of `stream`, whose raw rows have the columns `schema`, some of them under new names.
+pub fn last_values(stream: &str, schema: &Schema, renames: &Renames) -> ViewDef {
     let columns = own_columns(schema).map(|field| {
         let name = field.name();
         format!(",\n       last(\"{name}\", \"{EVENT_TIME}\") AS \"{name}\"")
     });
     let sql = format!(
-        "SELECT \"{DEVICE_ID}\", max(\"{EVENT_TIME}\") AS \"{EVENT_TIME}\"{}\nFROM \"{stream}\" GROUP BY \"{DEVICE_ID}\"\n",
+        "{}SELECT \"{DEVICE_ID}\", max(\"{EVENT_TIME}\") AS \"{EVENT_TIME}\"{}\nFROM \"{stream}\" GROUP BY \"{DEVICE_ID}\"\n",
+        renamed(renames),
         columns.collect::<String>()
     );
     ViewDef {
@@ -48,8 +51,23 @@ pub fn last_values(stream: &str, schema: &Schema) -> ViewDef {
     }
 }
 
-/// Whether a last-value view shows the columns of its stream as they are now, each in its type.
-pub fn shows_columns(view: &CompiledView, schema: &Schema) -> bool {
+/// A comment in front of the query that says which columns had another name.
+fn renamed(renames: &Renames) -> String {
+    renames.iter().map(|(new, old)| format!("-- \"{new}\" was \"{old}\"\n")).collect()
+}
+
+/// What of a last-value view's query says that state made under another one is not its own: renamed columns have a past.
+pub(super) fn shape_of_names(sql: &str) -> &str {
+    let is_comment = |line: &&str| line.starts_with("-- ");
+    &sql[..sql.split_inclusive('\n').take_while(is_comment).map(str::len).sum()]
+}
+
+/// Whether a last-value view shows the columns of its stream as they are now, each in its type, and those that were
+/// renamed with their past.
+pub fn shows_columns(view: &CompiledView, schema: &Schema, renames: &Renames) -> bool {
+    if shape_of_names(&view.def().sql) != renamed(renames) {
+        return false;
+    }
     let shown = view.input_schema();
     let as_it_is = |field: &Arc<Field>| {
         shown.field_with_name(field.name()).is_ok_and(|known| known.data_type() == field.data_type())
@@ -110,7 +128,7 @@ mod tests {
     }
 
     async fn compiled(schema: &SchemaRef) -> CompiledView {
-        let def = Arc::new(last_values("s", schema));
+        let def = Arc::new(last_values("s", schema, &Renames::default()));
         CompiledView::compile(def, "s", schema).await.expect("it compiles")
     }
 
@@ -145,26 +163,34 @@ mod tests {
 
     #[test]
     fn it_shows_the_streams_own_columns() {
-        let def = last_values("s", &stream(&[("a", DataType::Int64), ("Group", DataType::Utf8)]));
+        let def = last_values(
+            "s",
+            &stream(&[("a", DataType::Int64), ("Group", DataType::Utf8)]),
+            &Renames::default(),
+        );
         assert_eq!(def.name, "s_last");
         assert!(def.generated);
         let sql = "SELECT \"device_id\", max(\"event_time\") AS \"event_time\",\n       last(\"a\", \"event_time\") AS \"a\",\n       \
                    last(\"Group\", \"event_time\") AS \"Group\"\nFROM \"s\" GROUP BY \"device_id\"\n";
         assert_eq!(def.sql, sql);
-        assert!(!last_values("s", &stream(&[])).sql.contains("last("));
+        assert!(!last_values("s", &stream(&[]), &Renames::default()).sql.contains("last("));
     }
 
     #[tokio::test]
     async fn it_is_current_while_the_stream_has_the_same_columns_in_any_order() {
         let before = stream(&[("a", DataType::Int64), ("b", DataType::Utf8)]);
         let view = compiled(&before).await;
-        assert!(shows_columns(&view, &before));
-        assert!(shows_columns(&view, &stream(&[("b", DataType::Utf8), ("a", DataType::Int64)])));
+        assert!(shows_columns(&view, &before, &Renames::default()));
+        assert!(shows_columns(
+            &view,
+            &stream(&[("b", DataType::Utf8), ("a", DataType::Int64)]),
+            &Renames::default()
+        ));
         for later in [
             stream(&[("a", DataType::Float64), ("b", DataType::Utf8)]),
             stream(&[("a", DataType::Int64), ("b", DataType::Utf8), ("c", DataType::Utf8)]),
         ] {
-            assert!(!shows_columns(&view, &later));
+            assert!(!shows_columns(&view, &later, &Renames::default()));
             let later = compiled(&later).await;
             assert_eq!(later.fingerprint(), view.fingerprint(), "their states can be merged");
             assert!(!view.covers(later.storage_schema()), "it would drop what it does not know");

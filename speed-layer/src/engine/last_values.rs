@@ -38,13 +38,16 @@ impl SpeedLayer {
 
     /// The last-value view of a stream over the columns that it has now.
     fn last_values_of(&self, stream: &str) -> Result<Arc<ViewDef>> {
-        Ok(Arc::new(last_values(stream, &self.raw.snapshot(stream)?.schema)))
+        let raw = self.raw.snapshot(stream)?;
+        Ok(Arc::new(last_values(stream, &raw.schema, &raw.renames)))
     }
 
     fn last_values_are_current(&self, stream: &str) -> Result<bool> {
-        let schema = self.raw.snapshot(stream)?.schema;
+        let raw = self.raw.snapshot(stream)?;
         let live = self.live(&last_values_name(stream));
-        Ok(live.is_ok_and(|live| !live.view().def().generated || shows_columns(live.view(), &schema)))
+        Ok(live.is_ok_and(|live| {
+            !live.view().def().generated || shows_columns(live.view(), &raw.schema, &raw.renames)
+        }))
     }
 }
 
@@ -84,8 +87,9 @@ impl Engine {
     pub(super) async fn reshape(&mut self, view: Arc<CompiledView>) -> Result<()> {
         let before = self.shared.live(view.name())?;
         // The stream may have got more columns while this shape was made beside the engine.
-        let schema = self.raw.snapshot(view.stream())?.schema;
-        let is_stale = shows_columns(before.view(), &schema) && !shows_columns(&view, &schema);
+        let raw = self.raw.snapshot(view.stream())?;
+        let shows = |view: &CompiledView| shows_columns(view, &raw.schema, &raw.renames);
+        let is_stale = shows(before.view()) && !shows(&view);
         if !before.view().def().generated || is_stale {
             return Ok(());
         }

@@ -130,7 +130,9 @@ impl SpeedLayer {
             raw = self.raw.snapshot(view.stream())?;
             let ahead: u64 = raw.sealed.frontier().iter().map(|(node, seq)| seq - covered.get(node)).sum();
             // What is sealed from here on may have columns that a last-value view of this shape would drop.
-            if ahead < CATCH_UP_MESSAGES || (view.def().generated && !shows_columns(view, &raw.schema)) {
+            if ahead < CATCH_UP_MESSAGES
+                || (view.def().generated && !shows_columns(view, &raw.schema, &raw.renames))
+            {
                 break;
             }
         }
@@ -141,11 +143,16 @@ impl SpeedLayer {
 /// A last-value view that is to be seeded, with the columns that its stream has got since it was made.
 async fn with_columns_of(raw: &RawSnapshot, live: LiveView) -> Result<LiveView> {
     let view = live.view();
-    if !view.def().generated || shows_columns(view, &raw.schema) {
+    if !view.def().generated || shows_columns(view, &raw.schema, &raw.renames) {
         return Ok(live);
     }
-    let def = Arc::new(last_values(view.stream(), &raw.schema));
+    let def = Arc::new(last_values(view.stream(), &raw.schema, &raw.renames));
+    let seeded = view.fingerprint();
     let view = CompiledView::compile(def, view.stream(), &raw.schema).await?;
+    if view.fingerprint() != seeded {
+        let why = format!("columns of stream `{}` have been renamed meanwhile; try again", view.stream());
+        return Err(iot_schemas::Error::invalid(why).into());
+    }
     LiveView::new(Arc::new(view), live.table().clone()).await
 }
 
