@@ -59,12 +59,15 @@ struct Round {
     taker: f64,
 }
 
+/// Sends so many messages of so many readings through one of the ways; `None` where Mosquitto is missing.
+type Run = fn(usize, usize) -> Option<Round>;
+
 fn compare() {
     println!(
         "readings/message   taker                 messages/s   readings/s   CPU-s: publishers, broker, taker"
     );
     for (readings, messages) in SHAPES {
-        let takers: [(&str, fn(usize, usize) -> Option<Round>); 3] =
+        let takers: [(&str, Run); 3] =
             [("Mosquitto, bare", bare), ("Mosquitto, iotctl", external), ("embedded broker", embedded)];
         let mut rounds = vec![Vec::new(); takers.len()];
         for _ in 0..ROUNDS {
@@ -93,12 +96,12 @@ fn compare() {
 fn bare(messages: usize, readings: usize) -> Option<Round> {
     let mosquitto = Mosquitto::start()?;
     let mut counter = this("count", &[mosquitto.port.into(), messages]);
-    let mut ready = [0; 1];
-    counter.stdout.as_mut()?.read_exact(&mut ready).expect("it subscribes");
+    let mut said = counter.stdout.take().expect("piped");
+    let mut word = [0; 1];
+    said.read_exact(&mut word).expect("it subscribes");
     let started = Instant::now();
     let publishers = publishers(mosquitto.port, messages, readings);
-    let mut done = [0; 1];
-    counter.stdout.as_mut()?.read_exact(&mut done).expect("it counts");
+    said.read_exact(&mut word).expect("it counts");
     let seconds = started.elapsed().as_secs_f64();
     let taker = cpu_seconds(counter.id());
     let round = Round { seconds, publishers: ended(publishers), broker: cpu_seconds(mosquitto.pid()), taker };

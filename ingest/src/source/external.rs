@@ -174,22 +174,58 @@ impl Subscriber {
                 1 => remote.client_id.clone(),
                 _ => format!("{}-{number}", remote.client_id),
             };
-            let (state, link, taker) = Self::connection(remote, client_id, ingest.clone())?;
+            let Session { link, taker, delivered } = Session::new(remote, client_id, ingest.clone())?;
+            states.push(link.state.clone());
             tasks.push(tokio::spawn(link.run(stop.clone())));
-            tasks.push(tokio::spawn(taker.0.run(taker.1, stop.clone())));
-            states.push(state);
+            tasks.push(tokio::spawn(taker.run(delivered, stop.clone())));
         }
         let host = Host::new(&ingest).map(|host| HostLink::start(remote, host, stop.clone())).transpose()?;
         let (tasks, host) = (tokio::sync::Mutex::new(tasks), tokio::sync::Mutex::new(host));
         Ok(Self { states, stop, tasks, host })
     }
 
-    /// What one session needs: its state, who owns the connection, and who takes the deliveries.
-    fn connection(
-        remote: &Remote,
-        client_id: String,
-        ingest: Arc<Ingest>,
-    ) -> Result<(Arc<LinkState>, Link, (Taker, mpsc::Receiver<Delivered>))> {
+    /// How it is doing.
+    pub fn stats(&self) -> SubscriberStats {
+        let sum = |counter: fn(&LinkState) -> &AtomicU64| {
+            self.states.iter().map(|state| counter(state).load(Ordering::Relaxed)).sum()
+        };
+        SubscriberStats {
+            connected: self.states.iter().all(|state| state.connected.load(Ordering::Relaxed)),
+            reconnects: sum(|state| &state.reconnects),
+            delivered: sum(|state| &state.delivered),
+            acknowledged: sum(|state| &state.acknowledged),
+            last_error: self.states.iter().find_map(|state| state.last_error.lock().clone()),
+            connections: self.states.len(),
+        }
+    }
+
+    /// Ends the subscription. The broker keeps the session and delivers again what was not acknowledged.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        for task in self.tasks.lock().await.drain(..) {
+            _ = task.await;
+        }
+        if let Some(host) = self.host.lock().await.take() {
+            host.stopped().await;
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What one session needs: who owns the connection, and who takes the deliveries.
+struct Session {
+    link: Link,
+    taker: Taker,
+    delivered: mpsc::Receiver<Delivered>,
+}
+
+impl Session {
+    fn new(remote: &Remote, client_id: String, ingest: Arc<Ingest>) -> Result<Self> {
         let mut options = options(remote, &client_id)?;
         options
             .set_clean_start(false)
@@ -223,40 +259,8 @@ impl Subscriber {
             state: state.clone(),
             is_first: true,
         };
-        let taker = Taker { ingest, client, client_id, subscriptions, state: state.clone() };
-        Ok((state, link, (taker, delivered)))
-    }
-
-    /// How it is doing.
-    pub fn stats(&self) -> SubscriberStats {
-        let sum = |counter: fn(&LinkState) -> &AtomicU64| {
-            self.states.iter().map(|state| counter(state).load(Ordering::Relaxed)).sum()
-        };
-        SubscriberStats {
-            connected: self.states.iter().all(|state| state.connected.load(Ordering::Relaxed)),
-            reconnects: sum(|state| &state.reconnects),
-            delivered: sum(|state| &state.delivered),
-            acknowledged: sum(|state| &state.acknowledged),
-            last_error: self.states.iter().find_map(|state| state.last_error.lock().clone()),
-            connections: self.states.len(),
-        }
-    }
-
-    /// Ends the subscription. The broker keeps the session and delivers again what was not acknowledged.
-    pub async fn stop(&self) {
-        self.stop.cancel();
-        for task in self.tasks.lock().await.drain(..) {
-            _ = task.await;
-        }
-        if let Some(host) = self.host.lock().await.take() {
-            host.stopped().await;
-        }
-    }
-}
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        self.stop.cancel();
+        let taker = Taker { ingest, client, client_id, subscriptions, state };
+        Ok(Self { link, taker, delivered })
     }
 }
 

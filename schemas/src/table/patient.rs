@@ -135,7 +135,7 @@ impl PatientStore {
     }
 
     /// What `list` lists, read to its end, so that it can be asked again.
-    fn listed<'a>(
+    fn listed(
         inner: ObjectStoreRef,
         patience: Patience,
         what: Path,

@@ -109,7 +109,7 @@ impl Link {
     /// An event. After a silence of more than `limit` (microseconds) it begins a new stretch of being online.
     pub(super) fn sent(&mut self, arrival: i64, limit: impl FnOnce() -> Option<i64>) {
         match self.word {
-            Some((false, since, _)) if arrival < since => return,
+            Some((false, since, _)) if arrival < since => {}
             Some((true, ..)) => {
                 let gap = self.heard.map_or(0, |heard| arrival.saturating_sub(heard));
                 if gap >= LEAST_GAP && limit().is_some_and(|limit| gap > limit) {

@@ -73,11 +73,14 @@ pub(super) enum Known {
 /// Device -> the newest time, and the newest value of each column that has one.
 type Rows = BTreeMap<String, (i64, BTreeMap<String, Known>)>;
 
+/// The last value of each column, and when it was.
+type Columns = BTreeMap<String, (i64, Known)>;
+
 /// All that was sent.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     /// Device and column -> the greatest (time, value).
-    newest: BTreeMap<String, (i64, BTreeMap<String, (i64, Known)>)>,
+    newest: BTreeMap<String, (i64, Columns)>,
 }
 
 impl Model {
