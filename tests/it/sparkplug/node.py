@@ -59,8 +59,10 @@ def be_born():
         births, seq = births + 1, 0
         control = Metric(timestamp=now(), name="Node Control/Rebirth", datatype=DataType.BOOLEAN, value=False)
         publish(MessageType.NBIRTH, NBirth(now(), 0, (bd_seq_metric(), control)))
-        temperature = Metric(now(), "Inputs/Temp", DataType.DOUBLE, value=20.0, alias=TEMPERATURE)
-        door = Metric(now(), "Inputs/Door open", DataType.BOOLEAN, value=False, alias=DOOR)
+        # Metrics of two moments would be two rows.
+        at = now()
+        temperature = Metric(at, "Inputs/Temp", DataType.DOUBLE, value=20.0, alias=TEMPERATURE)
+        door = Metric(at, "Inputs/Door open", DataType.BOOLEAN, value=False, alias=DOOR)
         publish(MessageType.DBIRTH, DBirth(now(), next_seq(), (temperature, door)), DEVICE)
         say("birth", births)
 
