@@ -104,14 +104,7 @@ fn no_crash_loses_or_doubles_what_an_external_broker_has() {
 
 /// A server with the catalog and settings of these tests.
 pub(crate) fn start(dir: &Path, extra: &[&str]) -> Server {
-    let (settings, catalog) = (dir.join("serve.yaml"), dir.join("catalog.yaml"));
-    std::fs::write(&settings, SETTINGS).expect("written");
-    std::fs::write(&catalog, CATALOG).expect("written");
-    let path = |path: &Path| path.to_str().expect("utf-8").to_owned();
-    let (settings, catalog) = (path(&settings), path(&catalog));
-    let mut args = vec!["--config", settings.as_str(), "--catalog", catalog.as_str()];
-    args.extend(extra);
-    Server::start(&dir.join("data"), &args)
+    Server::with_catalog(dir, SETTINGS, CATALOG, extra)
 }
 
 /// The two publishers: another language, another protocol version, another library.

@@ -72,14 +72,7 @@ fn with_mosquitto_no_fault_loses_or_doubles_a_message() {
 }
 
 fn start(dir: &Path, extra: &[&str]) -> Server {
-    let (settings, catalog) = (dir.join("serve.yaml"), dir.join("catalog.yaml"));
-    std::fs::write(&settings, SETTINGS).expect("written");
-    std::fs::write(&catalog, CATALOG).expect("written");
-    let mut args = vec!["--config", settings.to_str().expect("utf-8")];
-    args.extend(["--catalog", catalog.to_str().expect("utf-8")]);
-    args.extend(STORE);
-    args.extend(extra);
-    Server::start(&dir.join("data"), &args)
+    Server::with_catalog(dir, SETTINGS, CATALOG, &[&STORE, extra].concat())
 }
 
 /// Lets faults happen, and looks what has become of the messages.

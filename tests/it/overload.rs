@@ -38,13 +38,7 @@ const MEMORY: u64 = 512 << 20;
 #[test]
 fn twenty_times_more_than_can_be_taken_costs_neither_memory_nor_messages() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (settings, catalog) = (dir.path().join("serve.yaml"), dir.path().join("catalog.yaml"));
-    std::fs::write(&settings, SETTINGS).expect("written");
-    std::fs::write(&catalog, CATALOG).expect("written");
-    let mut args = vec!["--config", settings.to_str().expect("utf-8")];
-    args.extend(["--catalog", catalog.to_str().expect("utf-8")]);
-    args.extend(STORE);
-    let server = Server::start(&dir.path().join("data"), &args);
+    let server = Server::with_catalog(dir.path(), SETTINGS, CATALOG, &STORE);
     let port = server.port("mqtt");
     let before = server.resident_bytes();
 

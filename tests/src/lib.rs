@@ -128,6 +128,19 @@ impl Server {
         Self::start_at(data_dir, "127.0.0.1:0", "127.0.0.1:0", extra)
     }
 
+    /// Starts a server with these settings and this catalog, which it reads from files in `dir`; its data are below it.
+    pub fn with_catalog(dir: &Path, settings: &str, catalog: &str, extra: &[&str]) -> Self {
+        let file = |name: &str, text: &str| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("written");
+            path.to_str().expect("utf-8").to_owned()
+        };
+        let (settings, catalog) = (file("serve.yaml", settings), file("catalog.yaml", catalog));
+        let mut args = vec!["--config", settings.as_str(), "--catalog", catalog.as_str()];
+        args.extend(extra);
+        Self::start(&dir.join("data"), &args)
+    }
+
     /// Starts a server on given addresses and waits until it is ready.
     pub fn start_at(data_dir: &Path, mqtt: &str, http: &str, extra: &[&str]) -> Self {
         let log =
