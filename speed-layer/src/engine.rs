@@ -6,8 +6,7 @@ mod time;
 mod views;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +23,12 @@ use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
 use iot_schemas::table::{Store, Table};
 use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot, WindowEnds};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::alert_log::AlertLog;
+use crate::batch_devices::BatchDevices;
 use crate::checkpoint_file::{self, Saved};
 use crate::devices::{Declared, Registry};
 use crate::error::Result;
@@ -42,8 +42,6 @@ use views::PreparedView;
 
 /// Changes to the catalog that wait for the engine.
 const COMMAND_QUEUE: usize = 64;
-/// Devices that are counted at most.
-const MAX_DEVICES: usize = 1_000_000;
 /// The wait before a failed write to the alert log or the checkpoint is tried again; it doubles up to 5 s.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -71,8 +69,6 @@ pub struct SpeedLayer {
     processed: tokio::sync::watch::Sender<Frontier>,
     commands: mpsc::Sender<Command>,
     counters: Counters,
-    /// Hashes of the devices seen since the start, up to a bound.
-    devices: Mutex<HashSet<u64>>,
     /// What each device has sent and whether it is there.
     registry: RwLock<Registry>,
     declared: RwLock<Declared>,
@@ -141,11 +137,6 @@ impl SpeedLayer {
         self.time.read().progress(stream)
     }
 
-    /// How many devices have sent something since the start; counted up to a million.
-    pub fn device_count(&self) -> usize {
-        self.devices.lock().len()
-    }
-
     /// What it has done and holds.
     pub fn stats(&self) -> SpeedStats {
         let (registered_devices, unregistered_events) = {
@@ -162,17 +153,6 @@ impl SpeedLayer {
             state_bytes: sizes.iter().map(|size| size.1).sum(),
             registered_devices,
             unregistered_events,
-        }
-    }
-
-    fn note_devices<'a>(&self, ids: impl Iterator<Item = &'a str>) {
-        let mut devices = self.devices.lock();
-        for id in ids {
-            if devices.len() < MAX_DEVICES {
-                let mut hasher = DefaultHasher::new();
-                id.hash(&mut hasher);
-                devices.insert(hasher.finish());
-            }
         }
     }
 
@@ -268,7 +248,6 @@ impl Engine {
             processed: tokio::sync::watch::Sender::new(Frontier::empty()),
             commands: sender,
             counters: Counters::default(),
-            devices: Mutex::default(),
             registry: RwLock::default(),
             declared: RwLock::default(),
             clock: clock.clone(),
@@ -351,9 +330,10 @@ impl Engine {
     async fn take(&mut self, group: LogGroup) {
         let mut found = self.reconcile(&group);
         let at_rules = !self.ruled.covers(&group.node, group.last_seq);
-        for batch in &group.batches {
+        let devices: Vec<_> = group.batches.iter().map(|batch| BatchDevices::of(&batch.rows)).collect();
+        for (batch, devices) in group.batches.iter().zip(&devices) {
             self.note_schema(batch).await;
-            let seen = at_rules.then(|| self.observe(batch));
+            let seen = at_rules.then(|| self.observe(batch, devices));
             if at_rules {
                 let at = self.position(group.last_seq, &batch.stream);
                 found.extend(self.rules.evaluate(&batch.stream, &batch.rows, &at));
@@ -377,7 +357,7 @@ impl Engine {
         if at_rules {
             self.advance_time(&group);
         }
-        self.register(&group);
+        self.register(&group, &devices);
         self.publish_time();
         self.ruled.advance(&group.node, group.last_seq);
         self.processed.advance(&group.node, group.last_seq);

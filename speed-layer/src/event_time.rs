@@ -9,10 +9,11 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use iot_schemas::catalog::TimeLimits;
-use iot_schemas::layout::{DEVICE_ID, EVENT_TIME, INGEST_TIME};
+use iot_schemas::layout::{EVENT_TIME, INGEST_TIME};
 use iot_schemas::view::WindowEnds;
 use serde::{Deserialize, Serialize};
 
+use crate::batch_devices::BatchDevices;
 use crate::late_ledger::{Kind, LateLedger, Tally};
 use crate::progress::{LateRows, StreamProgress, WatermarkRows};
 use crate::watermark::{SavedWatermark, Watermark};
@@ -50,44 +51,39 @@ impl Observed {
 }
 
 impl EventTime {
-    /// Takes in the events of one group.
-    ///
-    /// `met` is told every device of the group once.
+    /// Takes in the events of one group, of which `devices` are the devices.
     pub(crate) fn observe(
         &mut self,
         stream: &Arc<str>,
         rows: &RecordBatch,
+        devices: &BatchDevices<'_>,
         limits: &TimeLimits,
-        met: impl FnOnce(&mut dyn Iterator<Item = &str>),
     ) -> Observed {
         let watermark = self.streams.entry(stream.clone()).or_default();
         let mut seen = Observed { closed_up_to: watermark.value(), ..Observed::default() };
         let Some(columns) = Columns::of(rows) else { return seen };
-        let mut newest: ahash::HashMap<&str, (i64, i64)> = ahash::HashMap::default();
-        let mut ahead_only = Vec::new();
-        for (device, time, arrival) in columns.iter() {
+        let names = devices.names();
+        // By device: the newest event time and arrival, of those whose events are not all in the future.
+        let mut newest: Vec<Option<(i64, i64)>> = vec![None; names.len()];
+        for (slot, time, arrival) in columns.iter(devices) {
             seen.arrival = seen.arrival.max(Some(arrival));
             if limits.is_future(time, arrival) {
                 let ahead = Tally::of(1, time.saturating_sub(arrival), arrival);
-                self.ledger.note(stream, device, Kind::Future, ahead);
-                ahead_only.push(device);
+                self.ledger.note(stream, names[slot], Kind::Future, ahead);
                 continue;
             }
             if let Some(edge) = seen.closed_up_to.filter(|edge| time < *edge) {
-                self.ledger.note(
-                    stream,
-                    device,
-                    Kind::Late,
-                    Tally::of(1, edge.saturating_sub(time), arrival),
-                );
+                let late = Tally::of(1, edge.saturating_sub(time), arrival);
+                self.ledger.note(stream, names[slot], Kind::Late, late);
                 seen.late.push(time);
             }
-            let known = newest.entry(device).or_insert((time, arrival));
+            let known = newest[slot].get_or_insert((time, arrival));
             *known = (known.0.max(time), known.1.max(arrival));
         }
-        met(&mut newest.keys().copied().chain(ahead_only));
-        for (device, (time, arrival)) in newest {
-            watermark.observe(device, time, arrival, limits);
+        for (device, newest) in names.iter().zip(newest) {
+            if let Some((time, arrival)) = newest {
+                watermark.observe(device, time, arrival, limits);
+            }
         }
         if let Some(arrival) = seen.arrival {
             watermark.advance(arrival, limits);
@@ -190,7 +186,6 @@ impl Observed {
 
 /// The columns that event time is read from.
 struct Columns<'a> {
-    devices: &'a arrow::array::StringArray,
     times: &'a arrow::array::TimestampMicrosecondArray,
     arrivals: &'a arrow::array::TimestampMicrosecondArray,
 }
@@ -198,21 +193,25 @@ struct Columns<'a> {
 impl<'a> Columns<'a> {
     fn of(rows: &'a RecordBatch) -> Option<Self> {
         Some(Self {
-            devices: rows.column_by_name(DEVICE_ID)?.as_string_opt::<i32>()?,
             times: rows.column_by_name(EVENT_TIME)?.as_primitive_opt::<TimestampMicrosecondType>()?,
             arrivals: rows.column_by_name(INGEST_TIME)?.as_primitive_opt::<TimestampMicrosecondType>()?,
         })
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&'a str, i64, i64)> + '_ {
-        let rows = 0..self.times.values().len();
-        rows.map(|row| (self.devices.value(row), self.times.value(row), self.arrivals.value(row)))
+    /// Each row's device (by its slot), event time and arrival.
+    fn iter(&self, devices: &'a BatchDevices<'_>) -> impl Iterator<Item = (usize, i64, i64)> + '_ {
+        let slots = devices.slots().iter().map(|slot| *slot as usize);
+        slots
+            .zip(self.times.values())
+            .zip(self.arrivals.values())
+            .map(|((slot, time), arrival)| (slot, *time, *arrival))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, StringArray, TimestampMicrosecondArray};
+    use iot_schemas::layout::DEVICE_ID;
 
     use super::*;
 
@@ -231,6 +230,10 @@ mod tests {
         .unwrap()
     }
 
+    fn observe(time: &mut EventTime, rows: &RecordBatch) -> Observed {
+        time.observe(&"s".into(), rows, &BatchDevices::of(rows), &LIMITS)
+    }
+
     fn counts(time: &EventTime) -> (Option<i64>, u64, u64) {
         let progress = time.progress("s");
         (progress.watermark, progress.late_events, progress.future_events)
@@ -238,30 +241,20 @@ mod tests {
 
     #[test]
     fn a_group_is_judged_by_the_watermark_that_it_found() {
-        let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(&stream, &rows(&[("a", 500, 500), ("a", 100, 500)]), &LIMITS, |_| ());
+        let mut time = EventTime::default();
+        observe(&mut time, &rows(&[("a", 500, 500), ("a", 100, 500)]));
         assert_eq!(counts(&time), (Some(490), 0, 0));
-        let seen = time.observe(
-            &stream,
-            &rows(&[("a", 489, 501), ("a", 490, 501), ("b", 100, 502)]),
-            &LIMITS,
-            |_| (),
-        );
+        let seen = observe(&mut time, &rows(&[("a", 489, 501), ("a", 490, 501), ("b", 100, 502)]));
         assert_eq!((seen.closed_up_to, seen.late), (Some(490), vec![100, 489]));
         assert_eq!(counts(&time), (Some(490), 2, 0));
     }
 
     #[test]
     fn an_event_from_too_far_in_the_future_moves_nothing_and_is_counted() {
-        let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(
-            &stream,
-            &rows(&[("a", 500, 500), ("ahead", 601, 500), ("ahead", 600, 500)]),
-            &LIMITS,
-            |_| (),
-        );
+        let mut time = EventTime::default();
+        observe(&mut time, &rows(&[("a", 500, 500), ("ahead", 601, 500), ("ahead", 600, 500)]));
         assert_eq!(counts(&time), (Some(490), 0, 1));
-        time.observe(&stream, &rows(&[("ahead", 5_000, 510)]), &LIMITS, |_| ());
+        observe(&mut time, &rows(&[("ahead", 5_000, 510)]));
         assert_eq!(counts(&time), (Some(490), 0, 2));
         let progress = time.progress("s");
         assert_eq!((progress.newest_event, progress.newest_arrival), (Some(600), Some(510)));
@@ -269,14 +262,14 @@ mod tests {
 
     #[test]
     fn the_state_survives_a_restart() {
-        let (mut time, stream) = (EventTime::default(), "s".into());
-        time.observe(&stream, &rows(&[("a", 500, 500), ("b", 520, 500), ("c", 5_000, 500)]), &LIMITS, |_| ());
-        time.observe(&stream, &rows(&[("a", 100, 501)]), &LIMITS, |_| ());
+        let mut time = EventTime::default();
+        observe(&mut time, &rows(&[("a", 500, 500), ("b", 520, 500), ("c", 5_000, 500)]));
+        observe(&mut time, &rows(&[("a", 100, 501)]));
         let saved = serde_json::to_vec(&time.save()).unwrap();
         let mut restored = EventTime::restore(serde_json::from_slice(&saved).unwrap());
         let later = rows(&[("a", 540, 502), ("b", 50, 502)]);
-        time.observe(&stream, &later, &LIMITS, |_| ());
-        restored.observe(&stream, &later, &LIMITS, |_| ());
+        observe(&mut time, &later);
+        observe(&mut restored, &later);
         assert_eq!(counts(&time), (Some(510), 2, 1));
         assert_eq!(counts(&restored), counts(&time));
         assert_eq!(restored.late_rows(|_| None), time.late_rows(|_| None));

@@ -5,6 +5,7 @@
 //! Readers see its work through [`SpeedLayer`] (views) and [`alert_log::AlertLog`] (alerts) and never wait for it.
 
 pub mod alert_log;
+mod batch_devices;
 mod checkpoint_file;
 mod devices;
 mod engine;

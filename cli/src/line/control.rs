@@ -122,6 +122,7 @@ impl Control for Line {
         let in_state = |state| current.iter().filter(|alert| alert.state == state).count();
         let ingest = self.ingest.stats();
         let now = self.clock.now_micros();
+        let speed = self.speed.stats();
         let newest = self.ingest.names().iter().filter_map(|s| self.speed.progress(s).newest_arrival).max();
         let streams: Vec<Value> = ingest
             .streams
@@ -133,9 +134,9 @@ impl Control for Line {
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": self.started.elapsed().as_secs_f64(),
             "freshness_ms": newest.map(|newest| (now - newest).max(0) / 1000),
-            "devices": self.speed.device_count(),
+            "devices": speed.registered_devices,
             "ingest": ingest,
-            "speed": self.speed.stats(),
+            "speed": speed,
             "streams": streams,
             "views": self.view_rows(false)?,
             "alerts": { "firing": in_state(AlertState::Firing), "pending": in_state(AlertState::Pending),

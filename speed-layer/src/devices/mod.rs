@@ -14,10 +14,11 @@
 //! What depends on the present (that a device has been silent for too long) or on the catalog (declarations) is worked
 //! out when the table is read, and never stored.
 //!
-//! Memory is bounded by [`registry::MAX_BYTES`]: a device that does not fit any more is not registered, its events
+//! Memory is bounded by [`fleet::MAX_BYTES`]: a device that does not fit any more is not registered, its events
 //! are counted as such. The stream itself has them all.
 
 mod file;
+mod fleet;
 mod link;
 mod registry;
 mod seed;

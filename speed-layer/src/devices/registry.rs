@@ -1,7 +1,7 @@
 //! The devices of all streams, and how a log group changes them.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,18 +9,16 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use iot_schemas::device::DeviceStatus;
-use iot_schemas::layout::{DEVICE_ID, EVENT_TIME, INGEST_TIME, IS_HISTORICAL, SEQ};
+use iot_schemas::layout::{EVENT_TIME, INGEST_TIME, IS_HISTORICAL, SEQ};
 use iot_schemas::micro_batch::LogGroup;
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use serde::{Deserialize, Serialize};
 
+use super::fleet::{Device, Fleet, Room};
 use super::link::Link;
 use super::seen::Seen;
+use crate::batch_devices::BatchDevices;
 
-/// What all devices together may take up: their names, and [`FIXED_BYTES`] each. That is about 200,000 of them.
-pub(super) const MAX_BYTES: usize = 64 << 20;
-/// What a device takes up beyond its name, about.
-const FIXED_BYTES: usize = 300;
 /// The column in which Sparkplug's rows say what kind of message they come from.
 const MESSAGE_TYPE: &str = "message_type";
 
@@ -30,41 +28,25 @@ pub(crate) struct Registry {
     /// Groups up to here are in it.
     applied: Frontier,
     streams: BTreeMap<Arc<str>, Fleet>,
-    bytes: usize,
-    /// Events and status messages of devices that did not fit.
-    unregistered: u64,
-    #[serde(skip)]
-    limit: Option<usize>,
+    #[serde(flatten)]
+    room: Room,
     /// Whether it has changed since it was last saved.
     #[serde(skip)]
     pub(super) is_dirty: bool,
 }
 
-/// The devices of one stream.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Fleet {
-    /// Rows up to here were in the raw table when the registry began with it.
-    #[serde(default)]
-    seeded: Frontier,
-    pub(super) devices: BTreeMap<Arc<str>, Device>,
-}
-
-/// One device in one stream.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Device {
-    /// `None`: it has only said whether it is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) seen: Option<Seen>,
-    #[serde(default)]
-    pub(super) link: Link,
-}
-
 /// What the definitions say about streams and devices.
 pub(crate) trait Terms {
-    /// Whether births and deaths stand in the rows of `stream`.
-    fn has_births(&self, stream: &str) -> bool;
+    /// What they say about one stream and its devices.
+    fn of<'a>(&'a self, stream: &'a str) -> impl StreamTerms;
+}
+
+/// What the definitions say about one stream and its devices.
+pub(crate) trait StreamTerms {
+    /// Whether births and deaths stand in its rows.
+    fn has_births(&self) -> bool;
     /// How long a device may be silent, in microseconds.
-    fn silence_limit(&self, stream: &str, device: &str) -> Option<i64>;
+    fn silence_limit(&self, device: &str) -> Option<i64>;
 }
 
 impl Registry {
@@ -80,7 +62,7 @@ impl Registry {
 
     /// Events and status messages of devices that did not fit.
     pub(crate) fn unregistered(&self) -> u64 {
-        self.unregistered
+        self.room.unregistered
     }
 
     pub(super) fn fleet(&self, stream: &str) -> Option<&Fleet> {
@@ -101,35 +83,38 @@ impl Registry {
     ) {
         self.is_dirty = true;
         self.streams.insert(stream.clone(), Fleet { seeded: frontier, ..Fleet::default() });
+        let mut entry = self.entry(&stream);
         for (name, seen) in devices {
             let events = seen.events;
-            match self.device(&stream, &name) {
+            match entry.device(&name) {
                 Some(device) => {
                     device.link = Link::heard_at(seen.last_arrival);
                     device.seen = Some(seen);
                 }
-                None => self.unregistered += events,
+                None => entry.room.unregistered += events,
             }
         }
     }
 
-    /// Takes a group in, unless it is in already.
-    pub(crate) fn take(&mut self, group: &LogGroup, terms: &impl Terms) {
+    /// Takes a group in, unless it is in already. `devices` are those of each of its batches.
+    pub(crate) fn take(&mut self, group: &LogGroup, devices: &[BatchDevices<'_>], terms: &impl Terms) {
         if self.applied.covers(&group.node, group.last_seq) {
             return;
         }
-        for batch in &group.batches {
-            let own: Vec<&DeviceStatus> =
-                group.statuses.iter().filter(|said| said.stream == batch.stream).collect();
-            if !self.is_seeded_with(&batch.stream, &group.node, batch.last_seq) {
-                self.rows(&batch.stream, &batch.rows, own, terms);
-            } else {
-                own.into_iter().for_each(|said| self.said(said));
+        for (batch, devices) in group.batches.iter().zip(devices) {
+            let statuses = group.statuses.iter().filter(|said| said.stream == batch.stream).peekable();
+            let is_in = self.is_seeded_with(&batch.stream, &group.node, batch.last_seq);
+            let mut entry = self.entry(&batch.stream);
+            match Columns::of(&batch.rows).filter(|_| !is_in) {
+                Some(columns) => entry.rows(&columns, devices, statuses, &terms.of(&batch.stream)),
+                None => statuses.for_each(|said| entry.said(said)),
             }
         }
         let without_rows =
-            |said: &DeviceStatus| group.batches.iter().all(|batch| batch.stream != said.stream);
-        group.statuses.iter().filter(|said| without_rows(said)).for_each(|said| self.said(said));
+            |said: &&DeviceStatus| group.batches.iter().all(|batch| batch.stream != said.stream);
+        for said in group.statuses.iter().filter(without_rows) {
+            self.entry(&said.stream).said(said);
+        }
         self.applied.advance(&group.node, group.last_seq);
         self.is_dirty = true;
     }
@@ -144,116 +129,130 @@ impl Registry {
         self.streams.get(stream).is_some_and(|fleet| fleet.seeded.covers(node, seq))
     }
 
-    /// The rows and the status messages of one stream in one group, in the order of the log.
-    fn rows(
-        &mut self,
-        stream: &Arc<str>,
-        rows: &RecordBatch,
-        statuses: Vec<&DeviceStatus>,
-        terms: &impl Terms,
-    ) {
-        let mut statuses = statuses.into_iter().peekable();
-        let Some(columns) = Columns::of(rows, terms.has_births(stream)) else {
-            return statuses.for_each(|said| self.said(said));
-        };
-        for row in 0..rows.num_rows() {
-            let seq = columns.seqs.value(row) as Seq;
-            while let Some(said) = statuses.next_if(|said| said.seq < seq) {
-                self.said(said);
-            }
-            self.row(stream, &columns, row, terms);
+    fn entry(&mut self, stream: &Arc<str>) -> Entry<'_> {
+        // Most streams are known, and their names need not be cloned.
+        if !self.streams.contains_key(stream) {
+            self.streams.insert(stream.clone(), Fleet::default());
         }
-        statuses.for_each(|said| self.said(said));
-    }
-
-    fn row(&mut self, stream: &Arc<str>, columns: &Columns<'_>, row: usize, terms: &impl Terms) {
-        let (name, arrival) = (columns.devices.value(row), columns.arrivals.value(row));
-        let word = columns.words.filter(|words| words.is_valid(row)).map(|words| words.value(row));
-        if word == Some("NDEATH") {
-            self.node_died(stream, name, arrival);
-        }
-        let is_old = columns.is_historical.is_some_and(|column| column.is_valid(row) && column.value(row));
-        let Some(device) = self.device(stream, name) else {
-            self.unregistered += 1;
-            return;
-        };
-        let time = columns.times.value(row);
-        match &mut device.seen {
-            Some(seen) => seen.count(time, arrival),
-            None => device.seen = Some(Seen::between(1, (time, time), (arrival, arrival))),
-        }
-        match word {
-            Some("NBIRTH" | "DBIRTH") => device.link.born(arrival),
-            Some("NDEATH" | "DDEATH") => device.link.died(arrival),
-            _ if is_old => {}
-            _ => device.link.sent(arrival, || terms.silence_limit(stream, name)),
-        }
-    }
-
-    /// The devices of a node, whose names begin with its own and `/`, die with it.
-    fn node_died(&mut self, stream: &str, node: &str, arrival: i64) {
-        let Some(fleet) = self.streams.get_mut(stream) else { return };
-        let first = format!("{node}/");
-        let from = (Bound::Included(first.as_str()), Bound::Unbounded);
-        let devices = fleet.devices.range_mut::<str, _>(from);
-        for (_, device) in devices.take_while(|(name, _)| name.starts_with(&first)) {
-            device.link.died(arrival);
-        }
-    }
-
-    fn said(&mut self, said: &DeviceStatus) {
-        match self.device(&said.stream, &said.device) {
-            Some(device) => device.link.said(said.is_online, said.arrival, said.via),
-            None => self.unregistered += 1,
-        }
-    }
-
-    /// A device, which is registered if it is new and there is room.
-    fn device(&mut self, stream: &Arc<str>, name: &str) -> Option<&mut Device> {
-        let fleet = match self.streams.contains_key(stream) {
-            true => self.streams.get_mut(stream)?,
-            false => self.streams.entry(stream.clone()).or_default(),
-        };
-        if !fleet.devices.contains_key(name) {
-            let bytes = name.len() + FIXED_BYTES;
-            if self.bytes + bytes > self.limit.unwrap_or(MAX_BYTES) {
-                return None;
-            }
-            self.bytes += bytes;
-            fleet.devices.insert(name.into(), Device::default());
-        }
-        fleet.devices.get_mut(name)
+        let fleet = self.streams.get_mut(stream).expect("it was put there");
+        Entry { fleet, room: &mut self.room }
     }
 
     #[cfg(test)]
     pub(super) fn with_limit(bytes: usize) -> Self {
-        Self { limit: Some(bytes), ..Self::default() }
+        Self { room: Room { limit: Some(bytes), ..Room::default() }, ..Self::default() }
+    }
+}
+
+/// A stream's devices, and the room for more.
+struct Entry<'a> {
+    fleet: &'a mut Fleet,
+    room: &'a mut Room,
+}
+
+/// Where the device of a slot is.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// No row of it has been looked at.
+    Unknown,
+    At(usize),
+    /// There is no room for it.
+    None,
+}
+
+impl Entry<'_> {
+    /// The rows and the status messages in one group, in the order of the log.
+    ///
+    /// Costs a look-up for each device, and little more than the reading of three columns for each row.
+    fn rows<'a>(
+        &mut self,
+        columns: &Columns<'_>,
+        devices: &BatchDevices<'_>,
+        mut statuses: Peekable<impl Iterator<Item = &'a DeviceStatus>>,
+        terms: &impl StreamTerms,
+    ) {
+        let words = columns.words.filter(|_| terms.has_births());
+        let mut places = vec![Place::Unknown; devices.names().len()];
+        for (row, slot) in devices.slots().iter().map(|slot| *slot as usize).enumerate() {
+            if statuses.peek().is_some() {
+                let seq = columns.seqs.value(row) as Seq;
+                while let Some(said) = statuses.next_if(|said| said.seq < seq) {
+                    self.said(said);
+                }
+            }
+            let (name, time, arrival) =
+                (devices.names()[slot], columns.times.value(row), columns.arrivals.value(row));
+            let word = words.filter(|words| words.is_valid(row)).map(|words| words.value(row));
+            if word == Some("NDEATH") {
+                self.node_died(name, arrival);
+            }
+            let place = &mut places[slot];
+            if let Place::Unknown = place {
+                *place = self.room.place(&mut self.fleet.devices, name).map_or(Place::None, Place::At);
+            }
+            let Place::At(place) = *place else {
+                self.room.unregistered += 1;
+                continue;
+            };
+            let device = self.fleet.devices.at(place);
+            match &mut device.seen {
+                Some(seen) => seen.count(time, arrival),
+                None => device.seen = Some(Seen::between(1, (time, time), (arrival, arrival))),
+            }
+            match word {
+                Some("NBIRTH" | "DBIRTH") => device.link.born(arrival),
+                Some("NDEATH" | "DDEATH") => device.link.died(arrival),
+                _ if columns.is_historical(row) => {}
+                _ => device.link.sent(arrival, || terms.silence_limit(name)),
+            }
+        }
+        statuses.for_each(|said| self.said(said));
+    }
+
+    /// The devices of a node, whose names begin with its own and `/`, die with it.
+    fn node_died(&mut self, node: &str, arrival: i64) {
+        self.fleet.devices.with_prefix(&format!("{node}/"), |device| device.link.died(arrival));
+    }
+
+    fn said(&mut self, said: &DeviceStatus) {
+        match self.device(&said.device) {
+            Some(device) => device.link.said(said.is_online, said.arrival, said.via),
+            None => self.room.unregistered += 1,
+        }
+    }
+
+    /// A device, which is registered if it is new and there is room.
+    fn device(&mut self, name: &str) -> Option<&mut Device> {
+        let place = self.room.place(&mut self.fleet.devices, name)?;
+        Some(self.fleet.devices.at(place))
     }
 }
 
 /// The columns that say something about devices.
 struct Columns<'a> {
-    devices: &'a StringArray,
     times: &'a TimestampMicrosecondArray,
     arrivals: &'a TimestampMicrosecondArray,
     seqs: &'a Int64Array,
     is_historical: Option<&'a BooleanArray>,
-    /// What kind of Sparkplug message a row comes from.
+    /// What kind of Sparkplug message a row comes from, if the stream has births.
     words: Option<&'a StringArray>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(rows: &'a RecordBatch, has_births: bool) -> Option<Self> {
+    fn of(rows: &'a RecordBatch) -> Option<Self> {
         let historical = rows.column_by_name(IS_HISTORICAL).filter(|it| *it.data_type() == DataType::Boolean);
-        let words = rows.column_by_name(MESSAGE_TYPE).filter(|_| has_births);
+        let words = rows.column_by_name(MESSAGE_TYPE);
         Some(Self {
-            devices: rows.column_by_name(DEVICE_ID)?.as_string_opt::<i32>()?,
             times: rows.column_by_name(EVENT_TIME)?.as_primitive_opt::<TimestampMicrosecondType>()?,
             arrivals: rows.column_by_name(INGEST_TIME)?.as_primitive_opt::<TimestampMicrosecondType>()?,
             seqs: rows.column_by_name(SEQ)?.as_primitive_opt::<Int64Type>()?,
             is_historical: historical.and_then(|column| column.as_boolean_opt()),
             words: words.and_then(|column| column.as_string_opt::<i32>()),
         })
+    }
+
+    fn is_historical(&self, row: usize) -> bool {
+        self.is_historical.is_some_and(|column| column.is_valid(row) && column.value(row))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a device has sent: how much, from when to when, and how often.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 /// How many intervals the cadence is the median of. Four outages among them do not show.
@@ -22,7 +24,7 @@ pub(super) struct Seen {
 /// The last few intervals between event times, in milliseconds, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Intervals(Vec<u32>);
+struct Intervals(VecDeque<u32>);
 
 impl Seen {
     /// So many events, of which nothing is known but the bounds.
@@ -54,7 +56,7 @@ impl Seen {
     /// Event times, because a network that holds messages back and delivers them at once does not change these. The
     /// median, because an outage does not change it, nor does a clock that jumps.
     pub(super) fn cadence_s(&self) -> Option<f64> {
-        let mut sorted = self.intervals.0.clone();
+        let mut sorted: Vec<u32> = self.intervals.0.iter().copied().collect();
         sorted.sort_unstable();
         let middle = sorted.get(sorted.len().checked_sub(1)? / 2)?;
         Some(f64::from(*middle) / 1e3)
@@ -64,9 +66,9 @@ impl Seen {
 impl Intervals {
     fn push(&mut self, micros: i64) {
         if self.0.len() == INTERVALS {
-            self.0.remove(0);
+            self.0.pop_front();
         }
-        self.0.push(u32::try_from(micros / 1_000).unwrap_or(u32::MAX));
+        self.0.push_back(u32::try_from(micros / 1_000).unwrap_or(u32::MAX));
     }
 }
 

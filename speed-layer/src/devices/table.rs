@@ -9,12 +9,13 @@ use arrow::array::{
     StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use iot_schemas::catalog::{DeviceDef, Format};
+use iot_schemas::catalog::{DeviceDef, Format, StreamDef};
 use iot_schemas::layout::{DEVICE_ID, timestamp_type};
 use iot_schemas::raw::RawStreams;
 
+use super::fleet::Device;
 use super::link::{Standing, State, silence_limit};
-use super::registry::{Device, Registry, Terms};
+use super::registry::{Registry, StreamTerms, Terms};
 
 /// The columns of the table `devices`.
 pub fn device_schema() -> SchemaRef {
@@ -82,20 +83,21 @@ impl Declared {
         let wanted = |name: &str| device.is_none_or(|device| device == name);
         let (mut rows, mut met) = (Rows::new(), BTreeSet::new());
         for stream in raw.names() {
-            let devices = registry.fleet(&stream).into_iter().flat_map(|fleet| &fleet.devices);
+            let known = known.of_stream(&stream);
+            let devices = registry.fleet(&stream).into_iter().flat_map(|fleet| fleet.devices.iter());
             for (name, device) in devices.filter(|(name, _)| wanted(name)) {
                 let def = self.find(&stream, name);
                 if def.is_some() {
                     met.insert(name.clone());
                 }
-                let cadence = known.cadence(&stream, def);
+                let cadence = known.cadence(def);
                 let standing = device.link.standing(now, cadence);
                 rows.push(Row { stream: Some(&stream), name, device: Some(device), def, cadence, standing });
             }
         }
         for (name, def) in self.0.iter().filter(|(name, _)| wanted(name) && !met.contains(name.as_str())) {
             let stream = def.stream.as_deref();
-            let cadence = known.cadence(stream.unwrap_or_default(), Some(def));
+            let cadence = known.of_stream(stream.unwrap_or_default()).cadence(Some(def));
             let standing = (State::NeverSeen, None, None);
             rows.push(Row { stream, name, device: None, def: Some(def), cadence, standing });
         }
@@ -109,21 +111,40 @@ struct Known<'a> {
     raw: &'a dyn RawStreams,
 }
 
+/// The definitions in force for one stream, and its own.
+struct KnownStream<'a> {
+    declared: &'a Declared,
+    stream: &'a str,
+    def: Option<Arc<StreamDef>>,
+}
+
 impl Known<'_> {
+    fn of_stream<'a>(&'a self, stream: &'a str) -> KnownStream<'a> {
+        KnownStream { declared: self.declared, stream, def: self.raw.definition(stream) }
+    }
+}
+
+impl KnownStream<'_> {
     /// How often a device should be heard of, in microseconds: as it is declared, else as its stream says.
-    fn cadence(&self, stream: &str, def: Option<&Arc<DeviceDef>>) -> Option<i64> {
+    fn cadence(&self, def: Option<&Arc<DeviceDef>>) -> Option<i64> {
         let own = def.and_then(|def| def.cadence);
-        own.or_else(|| self.raw.definition(stream)?.cadence).filter(|cadence| !cadence.is_zero()).map(micros)
+        own.or_else(|| self.def.as_ref()?.cadence).filter(|cadence| !cadence.is_zero()).map(micros)
     }
 }
 
 impl Terms for Known<'_> {
-    fn has_births(&self, stream: &str) -> bool {
-        self.raw.definition(stream).is_some_and(|def| def.format == Format::SparkplugB)
+    fn of<'a>(&'a self, stream: &'a str) -> impl StreamTerms {
+        self.of_stream(stream)
+    }
+}
+
+impl StreamTerms for KnownStream<'_> {
+    fn has_births(&self) -> bool {
+        self.def.as_ref().is_some_and(|def| def.format == Format::SparkplugB)
     }
 
-    fn silence_limit(&self, stream: &str, device: &str) -> Option<i64> {
-        self.cadence(stream, self.declared.find(stream, device)).map(silence_limit)
+    fn silence_limit(&self, device: &str) -> Option<i64> {
+        self.cadence(self.declared.find(self.stream, device)).map(silence_limit)
     }
 }
 

@@ -7,6 +7,7 @@ use iot_schemas::catalog::DeviceDef;
 use iot_schemas::micro_batch::LogGroup;
 
 use super::{Engine, SpeedLayer};
+use crate::batch_devices::BatchDevices;
 use crate::devices;
 use crate::error::Result;
 
@@ -45,10 +46,10 @@ impl Engine {
         self.save_devices()
     }
 
-    /// Takes a group in.
-    pub(super) fn register(&self, group: &LogGroup) {
+    /// Takes a group in. `devices` are those of each of its batches.
+    pub(super) fn register(&self, group: &LogGroup, devices: &[BatchDevices<'_>]) {
         let declared = self.shared.declared.read();
-        self.shared.registry.write().take(group, &declared.terms(&*self.raw));
+        self.shared.registry.write().take(group, devices, &declared.terms(&*self.raw));
     }
 
     pub(super) fn save_devices(&self) -> Result<()> {

@@ -12,6 +12,7 @@ use iot_schemas::raw::RawStreams;
 use iot_schemas::view::{CompiledView, WindowEnds};
 
 use super::{Engine, SpeedLayer};
+use crate::batch_devices::BatchDevices;
 use crate::event_time::Observed;
 
 impl SpeedLayer {
@@ -31,10 +32,9 @@ impl SpeedLayer {
 
 impl Engine {
     /// Takes a group's events of one stream into event time.
-    pub(super) fn observe(&self, batch: &MicroBatch) -> Observed {
+    pub(super) fn observe(&self, batch: &MicroBatch, devices: &BatchDevices<'_>) -> Observed {
         let limits = limits(&*self.raw, &batch.stream).unwrap_or(NO_LIMITS);
-        let met = |devices: &mut dyn Iterator<Item = &str>| self.shared.note_devices(devices);
-        self.shared.time.write().observe(&batch.stream, &batch.rows, &limits, met)
+        self.shared.time.write().observe(&batch.stream, &batch.rows, devices, &limits)
     }
 
     /// After a group: its arrival leaves devices of other streams idle.

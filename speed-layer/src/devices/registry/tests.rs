@@ -1,22 +1,38 @@
 use arrow::array::ArrayRef;
 use iot_schemas::device::Via;
+use iot_schemas::layout::DEVICE_ID;
 use iot_schemas::micro_batch::MicroBatch;
 use proptest::prelude::*;
 
+use super::super::fleet::FIXED_BYTES;
 use super::super::link::{Reason, State};
 use super::*;
 
 /// Streams that begin with `spb` have births; devices must send every ten.
 struct Fixed;
 
+/// One of them.
+struct FixedStream(bool);
+
 impl Terms for Fixed {
-    fn has_births(&self, stream: &str) -> bool {
-        stream.starts_with("spb")
+    fn of<'a>(&'a self, stream: &'a str) -> impl StreamTerms {
+        FixedStream(stream.starts_with("spb"))
+    }
+}
+
+impl StreamTerms for FixedStream {
+    fn has_births(&self) -> bool {
+        self.0
     }
 
-    fn silence_limit(&self, _: &str, _: &str) -> Option<i64> {
+    fn silence_limit(&self, _: &str) -> Option<i64> {
         Some(30)
     }
+}
+
+fn take(registry: &mut Registry, group: &LogGroup) {
+    let devices: Vec<_> = group.batches.iter().map(|batch| BatchDevices::of(&batch.rows)).collect();
+    registry.take(group, &devices, &Fixed);
 }
 
 /// Device, event time, arrival, number, word of Sparkplug, whether it is historical.
@@ -55,26 +71,30 @@ fn group(last_seq: Seq, batches: Vec<MicroBatch>, statuses: Vec<DeviceStatus>) -
     LogGroup { node: "n".into(), first_seq: 1, last_seq, batches, statuses }
 }
 
-fn events(registry: &Registry, stream: &str, device: &str) -> u64 {
-    registry.streams[stream].devices[device].seen.as_ref().map_or(0, |seen| seen.events)
+fn device<'a>(registry: &'a Registry, stream: &str, name: &str) -> &'a Device {
+    registry.streams[stream].devices.iter().find(|(of, _)| &***of == name).expect("it is registered").1
 }
 
-fn state(registry: &Registry, stream: &str, device: &str) -> (State, Option<i64>, Option<Reason>) {
-    registry.streams[stream].devices[device].link.standing(0, Some(10))
+fn events(registry: &Registry, stream: &str, name: &str) -> u64 {
+    device(registry, stream, name).seen.as_ref().map_or(0, |seen| seen.events)
+}
+
+fn state(registry: &Registry, stream: &str, name: &str) -> (State, Option<i64>, Option<Reason>) {
+    device(registry, stream, name).link.standing(0, Some(10))
 }
 
 #[test]
 fn a_group_counts_once_however_often_it_comes() {
     let mut registry = Registry::default();
     let one = group(3, vec![batch("s", &[("a", 10, 10, 1, "", false), ("a", 20, 20, 3, "", false)])], vec![]);
-    registry.take(&one, &Fixed);
-    registry.take(&one, &Fixed);
+    take(&mut registry, &one);
+    take(&mut registry, &one);
     assert_eq!(events(&registry, "s", "a"), 2);
     let stored = serde_json::to_string(&registry).expect("JSON");
     let mut restored: Registry = serde_json::from_str(&stored).expect("what was written");
-    restored.take(&one, &Fixed);
+    take(&mut restored, &one);
     assert_eq!(events(&restored, "s", "a"), 2);
-    restored.take(&group(4, vec![batch("s", &[("a", 30, 30, 4, "", false)])], vec![]), &Fixed);
+    take(&mut restored, &group(4, vec![batch("s", &[("a", 30, 30, 4, "", false)])], vec![]));
     assert_eq!(events(&restored, "s", "a"), 3);
 }
 
@@ -84,9 +104,9 @@ fn what_was_in_the_table_is_not_counted_again_when_the_log_comes() {
     let seen = Seen::between(7, (1, 9), (1, 9));
     registry.begin("s".into(), [("n".into(), 3)].into_iter().collect(), [("a".into(), seen)]);
     let covered = batch("s", &[("a", 9, 9, 3, "", false)]);
-    registry.take(&group(3, vec![covered], vec![status("s", "a", false, 9, 2)]), &Fixed);
+    take(&mut registry, &group(3, vec![covered], vec![status("s", "a", false, 9, 2)]));
     assert_eq!((events(&registry, "s", "a"), state(&registry, "s", "a").0), (7, State::Offline));
-    registry.take(&group(4, vec![batch("s", &[("a", 12, 12, 4, "", false)])], vec![]), &Fixed);
+    take(&mut registry, &group(4, vec![batch("s", &[("a", 12, 12, 4, "", false)])], vec![]));
     assert_eq!((events(&registry, "s", "a"), state(&registry, "s", "a").0), (8, State::Online));
 }
 
@@ -95,7 +115,7 @@ fn within_a_group_the_last_word_counts() {
     let check = |said_at: Seq, expect: State| {
         let mut registry = Registry::default();
         let rows = batch("s", &[("a", 5, 5, 5, "", false)]);
-        registry.take(&group(9, vec![rows], vec![status("s", "a", false, 5, said_at)]), &Fixed);
+        take(&mut registry, &group(9, vec![rows], vec![status("s", "a", false, 5, said_at)]));
         assert_eq!(state(&registry, "s", "a").0, expect, "{said_at}");
     };
     check(4, State::Online);
@@ -105,16 +125,16 @@ fn within_a_group_the_last_word_counts() {
 #[test]
 fn a_device_that_has_only_said_that_it_is_there_is_registered() {
     let mut registry = Registry::default();
-    registry.take(&group(1, vec![], vec![status("s", "a", true, 7, 1)]), &Fixed);
+    take(&mut registry, &group(1, vec![], vec![status("s", "a", true, 7, 1)]));
     assert_eq!(state(&registry, "s", "a"), (State::Online, Some(7), Some(Reason::Status)));
-    assert_eq!(registry.streams["s"].devices["a"].seen, None);
+    assert_eq!(device(&registry, "s", "a").seen, None);
 }
 
 #[test]
 fn what_was_measured_long_ago_does_not_show_that_a_device_is_there() {
     let mut registry = Registry::default();
-    registry.take(&group(1, vec![], vec![status("s", "a", false, 7, 1)]), &Fixed);
-    registry.take(&group(2, vec![batch("s", &[("a", 3, 20, 2, "", true)])], vec![]), &Fixed);
+    take(&mut registry, &group(1, vec![], vec![status("s", "a", false, 7, 1)]));
+    take(&mut registry, &group(2, vec![batch("s", &[("a", 3, 20, 2, "", true)])], vec![]));
     assert_eq!((events(&registry, "s", "a"), state(&registry, "s", "a").0), (1, State::Offline));
 }
 
@@ -132,9 +152,9 @@ fn the_death_of_a_node_takes_its_devices_along_and_no_others() {
             ("g/n/e", 6, 6, 6, "DDEATH", false),
         ],
     );
-    registry.take(&group(6, vec![births], vec![]), &Fixed);
+    take(&mut registry, &group(6, vec![births], vec![]));
     assert_eq!(state(&registry, "spb", "g/n/e"), (State::Offline, Some(6), Some(Reason::Death)));
-    registry.take(&group(7, vec![batch("spb", &[("g/n", 8, 8, 7, "NDEATH", false)])], vec![]), &Fixed);
+    take(&mut registry, &group(7, vec![batch("spb", &[("g/n", 8, 8, 7, "NDEATH", false)])], vec![]));
     for (device, since) in [("g/n", 8), ("g/n/d", 8), ("g/n/e", 6)] {
         assert_eq!(
             state(&registry, "spb", device),
@@ -146,7 +166,7 @@ fn the_death_of_a_node_takes_its_devices_along_and_no_others() {
         assert_eq!(state(&registry, "spb", device).2, Some(Reason::Birth), "{device}");
     }
     // Elsewhere such a column is a field like any other.
-    registry.take(&group(8, vec![batch("other", &[("g/n", 9, 9, 8, "NDEATH", false)])], vec![]), &Fixed);
+    take(&mut registry, &group(8, vec![batch("other", &[("g/n", 9, 9, 8, "NDEATH", false)])], vec![]));
     assert_eq!(state(&registry, "other", "g/n").0, State::Online);
 }
 
@@ -154,7 +174,7 @@ fn the_death_of_a_node_takes_its_devices_along_and_no_others() {
 fn what_does_not_fit_is_counted_and_takes_no_room() {
     let mut registry = Registry::with_limit(2 * (FIXED_BYTES + 1));
     let rows: Vec<Event<'_>> = ["a", "b", "c", "a", "c"].map(|device| (device, 1, 1, 1, "", false)).to_vec();
-    registry.take(&group(1, vec![batch("s", &rows)], vec![status("s", "d", true, 1, 1)]), &Fixed);
+    take(&mut registry, &group(1, vec![batch("s", &rows)], vec![status("s", "d", true, 1, 1)]));
     assert_eq!((registry.len(), registry.unregistered()), (2, 3));
     assert_eq!(events(&registry, "s", "a"), 2);
 }
@@ -175,14 +195,42 @@ proptest! {
             }
         }).collect();
         let mut straight = Registry::default();
-        groups.iter().for_each(|group| straight.take(group, &Fixed));
+        groups.iter().for_each(|group| take(&mut straight, group));
         let split = split.min(groups.len());
         let mut registry = Registry::default();
-        groups[..split].iter().for_each(|group| registry.take(group, &Fixed));
+        groups[..split].iter().for_each(|group| take(&mut registry, group));
         let stored = serde_json::to_string(&registry).expect("JSON");
         let mut restored: Registry = serde_json::from_str(&stored).expect("what was written");
         // The log is replayed from anywhere before.
-        groups[split / 2..].iter().for_each(|group| restored.take(group, &Fixed));
+        groups[split / 2..].iter().for_each(|group| take(&mut restored, group));
         prop_assert_eq!(serde_json::to_string(&restored).expect("JSON"), serde_json::to_string(&straight).expect("JSON"));
+    }
+
+    #[test]
+    fn how_the_log_was_cut_into_groups_does_not_matter(
+        steps in prop::collection::vec((0u8..4, -20i64..20, 0i64..60, 0u8..6, any::<bool>()), 1..60),
+    ) {
+        const WORDS: [&str; 5] = ["", "", "DBIRTH", "DDEATH", "NDEATH"];
+        let (mut apart, mut together) = (Registry::with_limit(3 * (FIXED_BYTES + 4)), Registry::with_limit(3 * (FIXED_BYTES + 4)));
+        let (mut arrival, mut rows, mut said) = (0, Vec::new(), Vec::new());
+        let names = ["n", "n/a", "n/b", "m"];
+        let last = steps.len() as Seq;
+        for ((device, jitter, pause, kind, ends), seq) in steps.into_iter().zip(1..) {
+            arrival += pause;
+            let name = names[device as usize];
+            let (event, status) = match WORDS.get(kind as usize) {
+                Some(word) => (Some((name, arrival + jitter, arrival, seq as i64, *word, jitter > 15)), None),
+                None => (None, Some(status("spb", name, jitter > 0, arrival, seq))),
+            };
+            take(&mut apart, &group(seq, event.iter().map(|event| batch("spb", &[*event])).collect(), status.clone().into_iter().collect()));
+            rows.extend(event);
+            said.extend(status);
+            if ends || seq == last {
+                let batches = if rows.is_empty() { vec![] } else { vec![batch("spb", &rows)] };
+                take(&mut together, &group(seq, batches, std::mem::take(&mut said)));
+                rows.clear();
+            }
+        }
+        prop_assert_eq!(serde_json::to_string(&together).expect("JSON"), serde_json::to_string(&apart).expect("JSON"));
     }
 }
