@@ -10,12 +10,10 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use futures::{Stream, StreamExt, TryStreamExt};
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
-use iot_schemas::session::context;
+use iot_schemas::session::spilling_context;
 use iot_schemas::table::{FileInfo, Table, TableSnapshot};
 use iot_schemas::view::{CompiledView, storage};
 
@@ -182,9 +180,7 @@ fn column(name: &str) -> Expr {
 
 /// Runs a plan within [`MEMORY_BYTES`]; a sort that needs more spills to disk.
 async fn stream(plan: LogicalPlan) -> Result<impl Stream<Item = iot_schemas::Result<RecordBatch>> + Unpin> {
-    let pool = Arc::new(FairSpillPool::new(MEMORY_BYTES));
-    let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
-    let session = context(1, runtime);
+    let session = spilling_context(MEMORY_BYTES)?;
     let config = session.copied_config().with_batch_size(BATCH_ROWS);
     *session.state_ref().write().config_mut() = config;
     let rows = session.execute_logical_plan(plan).await?.execute_stream().await?;

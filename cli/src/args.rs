@@ -74,7 +74,7 @@ pub enum Command {
     Publish(publish::PublishArgs),
     /// Send the traffic of a simulated fleet.
     Simulate(simulate::SimulateArgs),
-    /// Send a CSV, JSON lines or Parquet file as MQTT traffic.
+    /// Send a CSV, JSON lines or Parquet file as MQTT traffic, or a stream's history through rules that came later.
     Replay(replay::ReplayArgs),
     /// Show the health and the counters of a server.
     Status(status::StatusArgs),

@@ -60,6 +60,9 @@ pub struct Transition {
     pub seq: Seq,
     /// Its index among the transitions of that group.
     pub ordinal: u32,
+    /// Whether the alert was over when it was recorded: a replay of history has found it. No news to anybody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub historical: bool,
 }
 
 /// Microseconds since 1970 as RFC 3339 text.

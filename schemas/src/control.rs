@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::Kind;
 use crate::error::Result;
+use crate::replay::{ReplayReport, ReplayRequest};
 
 /// What applying one document did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +74,9 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 
     /// Recomputes views from raw and compares; all views if `view` is `None`.
     async fn verify(&self, view: Option<&str>) -> Result<Vec<VerifyReport>>;
+
+    /// Replays history through the speed layer, for rules that came after it.
+    async fn replay(&self, request: ReplayRequest) -> Result<ReplayReport>;
 
     /// Why the server is not ready, or `None` if it is.
     fn not_ready(&self) -> Option<String>;

@@ -23,6 +23,7 @@ mod planner;
 pub mod position;
 pub mod raw;
 pub mod registry;
+pub mod replay;
 pub mod session;
 pub mod sql;
 pub mod sql_comfort;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::aggregates::{aggregate_functions, state_functions};
+use crate::error::Result;
 use crate::functions::scalar_functions;
 use crate::planner;
 use crate::window::ExpandWindows;
@@ -44,6 +46,13 @@ pub fn context(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionContext {
         context.register_udaf(function.as_ref().clone());
     }
     context
+}
+
+/// A session with one partition for work on much data: what needs more memory than `bytes`, such as a sort, spills to
+/// disk.
+pub fn spilling_context(bytes: usize) -> Result<SessionContext> {
+    let pool = Arc::new(FairSpillPool::new(bytes));
+    Ok(context(1, RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?))
 }
 
 /// A session for planning and for work on a single micro-batch: one partition, no memory limit.

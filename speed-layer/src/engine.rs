@@ -2,6 +2,7 @@
 
 mod devices;
 mod last_values;
+mod replay;
 mod time;
 mod views;
 mod watch;
@@ -21,6 +22,7 @@ use iot_schemas::clock::Clock;
 use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
+use iot_schemas::replay::ReplayReport;
 use iot_schemas::table::{Store, Table};
 use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot, WindowEnds};
 use parking_lot::RwLock;
@@ -38,6 +40,8 @@ use crate::live_view::LiveView;
 use crate::progress::StreamProgress;
 use crate::rules::{GroupPosition, RuleSet, without_historical};
 use crate::view_feed::ViewFeed;
+use replay::Replay;
+pub use replay::{KnownAlerts, KnownStep, ReplayPlan};
 use views::PreparedView;
 
 /// Changes to the catalog that wait for the engine.
@@ -73,6 +77,10 @@ pub struct SpeedLayer {
     registry: RwLock<Registry>,
     declared: RwLock<Declared>,
     clock: Clock,
+    /// Held by the one replay of history that runs.
+    replays: tokio::sync::Mutex<()>,
+    /// Where that keeps its own state.
+    scratch: PathBuf,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +116,7 @@ enum Command {
     RemoveView(String, oneshot::Sender<Result<()>>),
     PutRule(Arc<RuleDef>, oneshot::Sender<Result<()>>),
     RemoveRule(String, oneshot::Sender<Result<()>>),
+    TakeOver(Box<Replay>, oneshot::Sender<Result<ReplayReport>>),
 }
 
 impl SpeedLayer {
@@ -156,7 +165,7 @@ impl SpeedLayer {
         }
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let stopped = || iot_schemas::Error::invalid("the server is shutting down");
         self.commands.send(command(reply)).await.map_err(|_| stopped())?;
@@ -251,6 +260,8 @@ impl Engine {
             registry: RwLock::default(),
             declared: RwLock::default(),
             clock: clock.clone(),
+            replays: tokio::sync::Mutex::default(),
+            scratch: config.checkpoint_path.with_file_name("replay"),
         });
         let engine = Self {
             config,
@@ -276,6 +287,7 @@ impl Engine {
     /// Takes up the rules' state where the last process left it. Call it after all rules have been put, and after
     /// [`Self::restore_devices`].
     pub fn restore(&mut self) -> Result<()> {
+        replay::remove_scratch(&self.shared.scratch);
         if let Some(saved) = checkpoint_file::load(&self.config.checkpoint_path)? {
             *self.shared.time.write() = EventTime::restore(saved.time);
             self.publish_time();
@@ -310,20 +322,21 @@ impl Engine {
 
     async fn obey(&mut self, command: Command) {
         // Whoever asked may have gone away; the change is made all the same.
-        let _ = match command {
-            Command::SwitchView(prepared, reply) => reply.send(self.switch_view(*prepared).await),
-            Command::RemoveView(name, reply) => reply.send(self.remove_view(&name)),
+        match command {
+            Command::SwitchView(prepared, reply) => drop(reply.send(self.switch_view(*prepared).await)),
+            Command::RemoveView(name, reply) => drop(reply.send(self.remove_view(&name))),
             Command::PutRule(def, reply) => {
                 let done = self.put_rule(def).await;
-                reply.send(if done.is_ok() { self.save().await } else { done })
+                drop(reply.send(if done.is_ok() { self.save().await } else { done }));
             }
             Command::RemoveRule(name, reply) => {
                 let at = self.position(self.processed.get(&self.config.node), "");
                 let ended = self.rules.remove(&name, &at);
                 self.record(ended).await;
-                reply.send(self.save().await)
+                drop(reply.send(self.save().await));
             }
-        };
+            Command::TakeOver(replay, reply) => drop(reply.send(self.take_over(*replay).await)),
+        }
     }
 
     /// Takes in one durable group.
@@ -449,13 +462,18 @@ impl Engine {
         }
         self.ruled.advance(&node, seq);
         self.shared.registry.write().advance(&node, seq);
+        self.save_surely().await;
+        self.checkpoint.advance(&node, seq);
+    }
+
+    /// Makes the rules' state durable, however long it takes.
+    async fn save_surely(&mut self) {
         let mut wait = FIRST_RETRY;
         while let Err(e) = self.save().await {
             self.failed("the checkpoint of the rules", &e);
             tokio::time::sleep(wait).await;
             wait = LAST_RETRY.min(wait * 2);
         }
-        self.checkpoint.advance(&node, seq);
     }
 
     /// Records transitions, however long it takes: until then nothing else happens, and the log waits.

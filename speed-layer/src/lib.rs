@@ -20,6 +20,6 @@ mod view_feed;
 mod watermark;
 
 pub use devices::device_schema;
-pub use engine::{Engine, EngineConfig, SpeedLayer, SpeedStats};
+pub use engine::{Engine, EngineConfig, KnownAlerts, KnownStep, ReplayPlan, SpeedLayer, SpeedStats};
 pub use error::{Error, Result};
 pub use progress::{StreamProgress, late_schema, watermark_schema};

@@ -18,6 +18,7 @@ mod late_data;
 mod overload;
 mod random_views;
 mod reconnect;
+mod reprocessing;
 mod schemas;
 mod sparkplug;
 mod sql_surface;

@@ -356,6 +356,18 @@ impl Server {
         block(async { Ok(reqwest::get(url).await?.json().await?) })
     }
 
+    /// Writes events of a stream, one JSON object a line, as one message. It is durable on return.
+    pub fn write(&self, stream: &str, lines: &str) {
+        let url = format!("{}/v1/write?stream={stream}", self.url());
+        let (client, lines) = (reqwest::Client::new(), lines.to_owned());
+        let (status, answer) = block(async {
+            let request = client.post(url).header("Content-Type", "application/x-ndjson").body(lines);
+            let answer = request.send().await?;
+            Ok((answer.status().as_u16(), answer.text().await?))
+        });
+        assert_eq!(status, 204, "{answer}");
+    }
+
     /// POST, as JSON.
     pub fn post_text(&self, path: &str, body: &str) -> Value {
         let url = format!("{}{path}", self.url());

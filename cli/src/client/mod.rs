@@ -16,6 +16,7 @@ use iot_schemas::catalog::Kind;
 use iot_schemas::control::{Applied, VerifyReport};
 use iot_schemas::dead::{DeadAction, DeadReport, DeadRequest};
 use iot_schemas::registry::Finding;
+use iot_schemas::replay::{ReplayReport, ReplayRequest};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -158,6 +159,11 @@ impl Client {
             request = request.query(&[("view", view)]);
         }
         self.reports(request).await
+    }
+
+    /// Replays history for rules and waits for it.
+    pub async fn replay(&self, request: &ReplayRequest) -> Result<ReplayReport> {
+        self.json(self.request(Method::POST, "/v1/replay")?.json(request)).await
     }
 
     /// Replays or drops dead letters.

@@ -1,16 +1,19 @@
-//! `iotctl replay`: files of readings as MQTT traffic.
+//! `iotctl replay`: files of readings as MQTT traffic, or a stream's history for rules that came after it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use iot_schemas::replay::ReplayRequest;
 use tokio::time::Instant;
 
-use crate::args::{MqttArgs, Span};
+use super::reports;
+use crate::args::{MqttArgs, ServerArgs, Span};
+use crate::client::Client;
 use crate::exit::Failure;
 use crate::mqtt::{Message, Publisher, PublisherOptions};
-use crate::output::{self, Progress};
+use crate::output::{self, ListFormat, Progress};
 use crate::replay::{
     Device, FileFormat, MappingOptions, Replay, ReplayOptions, ReplayStats, Template, TimeField, TimeUnit,
 };
@@ -19,7 +22,7 @@ use crate::replay::{
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// CSV, JSON lines or Parquet files, also packed (.gz); sent one after the other.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "from_raw", conflicts_with = "from_raw", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The format, where a file's name does not tell.
     #[arg(long, value_enum)]
@@ -72,10 +75,36 @@ pub struct ReplayArgs {
     /// The broker.
     #[command(flatten)]
     pub mqtt: MqttArgs,
+    /// Instead of files: send the history of a stream through the speed layer again, for rules that came after it.
+    #[arg(long, value_name = "STREAM", help_heading = FROM_RAW)]
+    pub from_raw: Option<String>,
+    /// The oldest event time, like 2026-11-01 or 2026-11-01T06:00:00Z, or so long ago, like 30d [default: all].
+    #[arg(long, value_name = "TIME", requires = "from_raw", help_heading = FROM_RAW)]
+    pub from: Option<String>,
+    /// The event time before which it ends; without it the rules go on with what is active in the present.
+    #[arg(long, value_name = "TIME", requires = "from_raw", help_heading = FROM_RAW)]
+    pub to: Option<String>,
+    /// The rule to replay for, may be given more than once; all rules on the stream and its views by default.
+    #[arg(long = "rule", value_name = "RULE", requires = "from_raw", help_heading = FROM_RAW)]
+    pub rules: Vec<String>,
+    /// Only say what would be recorded.
+    #[arg(long, requires = "from_raw", help_heading = FROM_RAW)]
+    pub dry_run: bool,
+    /// How to print what was found.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = FROM_RAW)]
+    pub report: ListFormat,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
+
+const FROM_RAW: &str = "A stream's history";
 
 /// Runs the command.
 pub async fn run(args: ReplayArgs) -> Result<()> {
+    if let Some(stream) = &args.from_raw {
+        return from_raw(stream, &args).await;
+    }
     check(&args)?;
     let publisher = Publisher::connect(PublisherOptions::new(&args.mqtt)?).await?;
     let pace = args.speed.map(|speed| Pace { speed, origin: None });
@@ -92,6 +121,24 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
         output::notice(format_args!("{} messages were sent again after a lost connection", counts.resent));
     }
     output::line(format_args!("published {}, acknowledged {}", counts.published, counts.acknowledged))
+}
+
+async fn from_raw(stream: &str, args: &ReplayArgs) -> Result<()> {
+    let request = ReplayRequest {
+        stream: stream.to_owned(),
+        from: args.from.as_deref().map(time),
+        to: args.to.as_deref().map(time),
+        rules: args.rules.clone(),
+        dry_run: args.dry_run,
+    };
+    let report = Client::new(&args.server)?.replay(&request).await?;
+    reports::print_replay(&report, args.dry_run, args.report)
+}
+
+/// A time as the server reads it: one that is so long ago, as that.
+fn time(text: &str) -> String {
+    let ago = text.parse::<Span>().ok().and_then(|ago| chrono::Duration::from_std(ago.0).ok());
+    ago.map_or_else(|| text.to_owned(), |ago| (chrono::Utc::now() - ago).to_rfc3339())
 }
 
 fn check(args: &ReplayArgs) -> Result<()> {

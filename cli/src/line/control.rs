@@ -11,6 +11,7 @@ use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, ViewD
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::layout::raw_schema;
 use iot_schemas::raw::RawStreams;
+use iot_schemas::replay::{ReplayReport, ReplayRequest};
 use iot_schemas::session::context;
 use iot_schemas::view::{CompiledView, Layer, lineage, source_of};
 use iot_schemas::{Error, Result};
@@ -161,6 +162,10 @@ impl Control for Line {
             reports.push(report.map_err(named)?);
         }
         Ok(reports)
+    }
+
+    async fn replay(&self, request: ReplayRequest) -> Result<ReplayReport> {
+        self.replay_history(request).await
     }
 
     fn not_ready(&self) -> Option<String> {

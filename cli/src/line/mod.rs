@@ -16,6 +16,7 @@ mod dead;
 mod devices;
 mod last_values;
 mod offline;
+mod replay;
 mod schemas;
 pub mod server;
 mod sparkplug_nodes;

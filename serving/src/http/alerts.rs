@@ -110,7 +110,7 @@ impl StreamParams {
     /// The header wins over the query string: a browser that reconnects repeats the query string as it was
     /// and says in the header where it has come to. Who knows where it was needs no snapshot.
     fn parse(pairs: Pairs, headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut params = Self { filter: TransitionFilter::default(), start: Start::Newest };
+        let mut params = Self { filter: TransitionFilter::of_news(), start: Start::Newest };
         let mut last_event_id = String::new();
         for (name, value) in pairs {
             match name.as_str() {

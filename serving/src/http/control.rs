@@ -1,4 +1,4 @@
-//! `/v1/apply`, `/v1/catalog`, `/v1/batch/run`, `/v1/verify`, `/v1/status`: what a server is told and asked
+//! `/v1/apply`, `/v1/catalog`, `/v1/batch/run`, `/v1/replay`, `/v1/verify`, `/v1/status`: what a server is told and asked
 //! beyond queries. Behind them is [`iot_schemas::control::Control`].
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use iot_schemas::batch::{BatchReport, BatchRequest};
 use iot_schemas::catalog::Kind;
 use iot_schemas::control::{Applied, VerifyReport};
+use iot_schemas::replay::{ReplayReport, ReplayRequest};
 
 use super::App;
 use super::extract::{JsonBody, Params, Segments, TextBody};
@@ -23,6 +24,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/catalog/{kind}", get(list))
         .route("/v1/catalog/{kind}/{name}", get(describe).delete(delete))
         .route("/v1/batch/run", post(run_batch))
+        .route("/v1/replay", post(replay))
         .route("/v1/verify", post(verify))
         .route("/v1/status", get(status))
 }
@@ -112,6 +114,13 @@ async fn verify(
     Params(params): Params<VerifyParams>,
 ) -> Result<Json<Reports<VerifyReport>>, Problem> {
     Ok(Json(Reports { reports: app.control.verify(params.view.as_deref()).await? }))
+}
+
+async fn replay(
+    State(app): State<Arc<App>>,
+    JsonBody(request): JsonBody<ReplayRequest>,
+) -> Result<Json<ReplayReport>, Problem> {
+    Ok(Json(app.control.replay(request).await?))
 }
 
 async fn status(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {

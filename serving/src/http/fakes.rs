@@ -24,6 +24,7 @@ use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::dead::{DeadLetters, DeadReport, DeadRequest};
 use iot_schemas::position::Frontier;
 use iot_schemas::registry::{Change as SchemaChange, Finding, RuleId};
+use iot_schemas::replay::{ReplayReport, ReplayRequest};
 use iot_schemas::table::Table;
 use iot_schemas::view::{ChangeRecord, CompiledView, ViewSnapshot};
 use iot_schemas::write::{EventWriter, Written};
@@ -50,6 +51,7 @@ pub(crate) fn transition(id: TransitionId, alert_id: &str, state: AlertState) ->
         node: "n1".into(),
         seq: id,
         ordinal: 0,
+        historical: false,
     }
 }
 
@@ -244,6 +246,13 @@ impl Control for FakeControl {
         let report =
             VerifyReport { view, generated: false, frontier, rows: 1, events: 1, differences: 0, examples };
         Ok(vec![report])
+    }
+
+    async fn replay(&self, request: ReplayRequest) -> Result<ReplayReport> {
+        request.range()?;
+        let frontier = Frontier::empty();
+        let ReplayRequest { stream, .. } = request;
+        Ok(ReplayReport { stream, frontier, messages: 1, events: 2, rules: Vec::new(), elapsed_ms: 3 })
     }
 
     fn not_ready(&self) -> Option<String> {

@@ -17,16 +17,22 @@ pub(crate) struct TransitionFilter {
     states: Vec<AlertState>,
     severities: Vec<Severity>,
     labels: Vec<(String, String)>,
+    historical: Option<bool>,
 }
 
 impl TransitionFilter {
     /// Adds a condition as query strings write it: `rule=a,b`, `state=firing`, `severity=critical`,
-    /// `device_id=pump-1`, `label.team=plant`.
+    /// `device_id=pump-1`, `label.team=plant`, `historical=true`.
     pub(crate) fn add(&mut self, name: &str, value: &str) -> Result<()> {
         match name {
             "rule" => self.rules.extend(value.split(',').map(str::to_owned)),
             "state" => self.states.extend(words::<AlertState>(name, value)?),
             "severity" => self.severities.extend(words::<Severity>(name, value)?),
+            "historical" => match value {
+                "all" => self.historical = None,
+                "true" | "false" => self.historical = Some(value == "true"),
+                _ => return Err(Error::invalid(format!("`{name}`: `{value}` is none of true, false, all"))),
+            },
             DEVICE_LABEL => self.labels.push((DEVICE_LABEL.to_owned(), value.to_owned())),
             _ => match name.strip_prefix("label.") {
                 Some(label) if !label.is_empty() => self.labels.push((label.to_owned(), value.to_owned())),
@@ -36,6 +42,11 @@ impl TransitionFilter {
         Ok(())
     }
 
+    /// All that is news: what [`Default`] gives, without alerts that were over when a replay recorded them.
+    pub(crate) fn of_news() -> Self {
+        Self { historical: Some(false), ..Self::default() }
+    }
+
     /// Whether the reader wants this transition.
     pub(crate) fn matches(&self, transition: &Transition) -> bool {
         let labelled = |(name, value): &(String, String)| transition.labels.get(name) == Some(value);
@@ -43,10 +54,11 @@ impl TransitionFilter {
             && (self.states.is_empty() || self.states.contains(&transition.state))
             && (self.severities.is_empty() || self.severities.contains(&transition.severity))
             && self.labels.iter().all(labelled)
+            && self.historical.is_none_or(|wanted| wanted == transition.historical)
     }
 }
 
-const KNOWN: &str = "it is one of rule, state, severity, device_id, label.NAME";
+const KNOWN: &str = "it is one of rule, state, severity, device_id, label.NAME, historical";
 
 /// Words of an enum, separated by commas, under the names that the enum has everywhere else.
 fn words<T: for<'de> Deserialize<'de>>(name: &str, value: &str) -> Result<Vec<T>> {
@@ -88,6 +100,21 @@ mod tests {
         check(&[("label.team", "plant")], true);
         check(&[("label.team", "office")], false);
         check(&[("label.floor", "1")], false);
+    }
+
+    #[test]
+    fn what_was_over_when_it_was_recorded_is_no_news() {
+        let mut old = transition(1, "a1", AlertState::Resolved);
+        old.historical = true;
+        let matches = |mut filter: TransitionFilter, historical: Option<&str>| {
+            historical.into_iter().for_each(|value| filter.add("historical", value).expect("a filter"));
+            (filter.matches(&old), filter.matches(&transition(2, "a1", AlertState::Firing)))
+        };
+        assert_eq!(matches(TransitionFilter::of_news(), None), (false, true));
+        assert_eq!(matches(TransitionFilter::of_news(), Some("all")), (true, true));
+        assert_eq!(matches(TransitionFilter::of_news(), Some("true")), (true, false));
+        assert_eq!(matches(TransitionFilter::default(), None), (true, true));
+        assert!(filter(&[("historical", "maybe")]).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use iot_schemas::alert::{AlertState, Transition};
@@ -29,6 +29,7 @@ pub fn alert_schema() -> SchemaRef {
         time("recorded_at"),
         text("node"),
         Field::new("seq", DataType::Int64, false),
+        Field::new("historical", DataType::Boolean, true),
     ]))
 }
 
@@ -50,6 +51,7 @@ pub fn to_batch(transitions: &[Transition]) -> RecordBatch {
         times(transitions, |t| t.recorded_at),
         texts(transitions, |t| Some(t.node.to_string())),
         numbers(transitions, |t| t.seq),
+        Arc::new(transitions.iter().map(|t| Some(t.historical)).collect::<BooleanArray>()),
     ];
     RecordBatch::try_new(alert_schema(), columns).expect("the columns are those of the schema")
 }

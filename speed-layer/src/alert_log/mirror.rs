@@ -46,6 +46,7 @@ impl AlertTable {
             nodes: vec![NodeId::from(ALERTS_NODE)],
         };
         let table = Table::open(store, spec).await?;
+        table.evolve(&alert_schema()).await?;
         log.continue_after(mirrored(&table.snapshot()))?;
         Ok(Self { log, table })
     }

@@ -26,6 +26,7 @@ fn transition(alert: &str, state: AlertState, seq: u64, ordinal: u32) -> Transit
         node: "n".into(),
         seq,
         ordinal,
+        historical: false,
     }
 }
 

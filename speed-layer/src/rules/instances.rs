@@ -81,7 +81,9 @@ impl Instances {
         let number = self.ends;
         self.ends += 1;
         self.end_order.insert(number, key.clone());
-        self.ended.insert(key, Ended { last_time, number });
+        if let Some(before) = self.ended.insert(key, Ended { last_time, number }) {
+            self.end_order.remove(&before.number);
+        }
         while self.ended.len() > self.limit
             && let Some((_, oldest)) = self.end_order.pop_first()
         {

@@ -13,6 +13,7 @@
 //! Only rows whose condition is true, and rows of instances that are pending or firing, cost more than the
 //! vectorised evaluation.
 
+mod adopt;
 mod checkpoint;
 mod condition;
 mod historical;

@@ -214,6 +214,7 @@ impl RuleSet {
             node: at.node.clone(),
             seq: at.seq,
             ordinal: self.next_ordinal(at),
+            historical: false,
         }
     }
 
