@@ -75,7 +75,7 @@ pub enum Command {
     /// Send the traffic of a simulated fleet.
     Simulate(simulate::SimulateArgs),
     /// Send a CSV, JSON lines or Parquet file as MQTT traffic, or a stream's history through rules that came later.
-    Replay(replay::ReplayArgs),
+    Replay(Box<replay::ReplayArgs>),
     /// Show the health and the counters of a server.
     Status(status::StatusArgs),
     /// Who may log in to the embedded broker.

@@ -82,6 +82,13 @@ impl Error {
     }
 }
 
+/// Whether the object store has caused `error` in a way that may have passed a moment later.
+pub fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut of_store = causes.filter_map(|cause| cause.downcast_ref::<object_store::Error>());
+    of_store.next().is_some_and(crate::table::is_passing)
+}
+
 fn without_context(error: &datafusion::error::DataFusionError) -> &datafusion::error::DataFusionError {
     match error {
         datafusion::error::DataFusionError::Context(_, inner) => without_context(inner),

@@ -52,7 +52,7 @@ impl Command {
             Self::Tap(args) => tap::run(args).await,
             Self::Publish(args) => publish::run(args).await,
             Self::Simulate(args) => simulate::run(args).await,
-            Self::Replay(args) => replay::run(args).await,
+            Self::Replay(args) => replay::run(*args).await,
             Self::Status(args) => status::run(args).await,
             Self::Token(args) => token::run(args),
             Self::User(args) => user::run(args),

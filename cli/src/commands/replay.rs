@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use iot_schemas::alert::micros_rfc3339;
+use iot_schemas::clock::Clock;
 use iot_schemas::replay::ReplayRequest;
 use tokio::time::Instant;
 
@@ -137,8 +139,9 @@ async fn from_raw(stream: &str, args: &ReplayArgs) -> Result<()> {
 
 /// A time as the server reads it: one that is so long ago, as that.
 fn time(text: &str) -> String {
-    let ago = text.parse::<Span>().ok().and_then(|ago| chrono::Duration::from_std(ago.0).ok());
-    ago.map_or_else(|| text.to_owned(), |ago| (chrono::Utc::now() - ago).to_rfc3339())
+    let Ok(ago) = text.parse::<Span>() else { return text.to_owned() };
+    let ago = i64::try_from(ago.0.as_micros()).unwrap_or(i64::MAX);
+    micros_rfc3339::to_text(Clock::system().now_micros().saturating_sub(ago))
 }
 
 fn check(args: &ReplayArgs) -> Result<()> {

@@ -37,6 +37,7 @@ use iot_ingest::{Ingest, IngestConfig};
 use iot_schemas::batch::Views;
 use iot_schemas::catalog::{Catalog, ViewDef};
 use iot_schemas::clock::Clock;
+use iot_schemas::error::is_passing;
 use iot_schemas::raw::{Checkpoint, RawStreams};
 use iot_schemas::table::Store;
 use iot_schemas::view::lineage;
@@ -128,6 +129,15 @@ pub struct Line {
 impl Line {
     /// Opens the line and takes it up where the last process left it. Nothing is lost if this is interrupted.
     pub async fn open(config: LineConfig, clock: Clock) -> Result<Arc<Self>> {
+        Self::try_open(config, clock).await.map_err(|e| match is_passing(e.as_ref()) {
+            true => Failure::unreachable(format!("{e:#}"))
+                .hint("the store did not answer for a minute; nothing is lost: start again when it does")
+                .into(),
+            false => e,
+        })
+    }
+
+    async fn try_open(config: LineConfig, clock: Clock) -> Result<Arc<Self>> {
         let lock = lock(&config.data_dir)?;
         let wal_dir = config.data_dir.join("wal");
         let store = match &config.store {
@@ -154,7 +164,7 @@ impl Line {
         let raw: Arc<dyn RawStreams> = ingest.clone();
         let (mut engine, speed) =
             Engine::new(engine_config, raw.clone(), alerts.clone(), checkpoint, clock.clone());
-        let problems = put_in_force(&mut engine, &catalog).await;
+        let problems = put_in_force(&mut engine, &catalog).await?;
         let last_values = last_values::put_at_hand(&mut engine, &catalog).await;
         engine.restore_devices().await?;
         engine.restore()?;
@@ -224,13 +234,17 @@ impl Line {
     }
 }
 
-/// Definitions that no longer fit are left out and named; the rest of the server runs.
-async fn put_in_force(engine: &mut Engine, catalog: &Catalog) -> Vec<String> {
+/// Definitions that no longer fit are left out and named; the rest of the server runs. One that only the store stands in
+/// the way of is not left out: that ends alerts and makes queries fail, so it is an error.
+async fn put_in_force(engine: &mut Engine, catalog: &Catalog) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let mut views: Vec<Arc<ViewDef>> = catalog.views().cloned().collect();
     views.sort_by_cached_key(|view| depth(view, &catalog.views().cloned().collect::<Vec<_>>()));
     for view in &views {
         if let Err(e) = engine.put_view(view.clone()).await {
+            if is_passing(&e) {
+                return Err(e).with_context(|| format!("view `{}`", view.name));
+            }
             problems.push(format!("view `{}` is not in force: {e}", view.name));
         }
     }
@@ -241,7 +255,7 @@ async fn put_in_force(engine: &mut Engine, catalog: &Catalog) -> Vec<String> {
     }
     catalog.devices().for_each(|device| engine.put_device(device.clone()));
     problems.iter().for_each(|problem| tracing::error!("{problem}"));
-    problems
+    Ok(problems)
 }
 
 /// Through how many of `views` a view reads its stream.

@@ -21,7 +21,7 @@ impl Line {
     pub(super) async fn replay_history(&self, request: ReplayRequest) -> Result<ReplayReport> {
         let (from, to) = request.range()?;
         let stream = self.replayed_stream(&request.stream)?;
-        let (rules, views) = cast_of(&*self.catalog.lock().await, &stream, &request.rules)?;
+        let Watched { rules, views } = watched(&*self.catalog.lock().await, &stream, &request.rules)?;
         let known = self.known_alerts(&rules).await?;
         let plan = ReplayPlan { stream, from, to, rules, views, known, dry_run: request.dry_run };
         Ok(self.speed.replay(plan).await?)
@@ -76,11 +76,13 @@ fn step(rows: &RecordBatch, row: usize) -> Result<KnownStep> {
 }
 
 /// The rules to replay for, and the views that they watch, each after those that it reads.
-fn cast_of(
-    catalog: &Catalog,
-    stream: &str,
-    wanted: &[String],
-) -> Result<(Vec<Arc<RuleDef>>, Vec<Arc<ViewDef>>)> {
+#[derive(Debug, Default)]
+struct Watched {
+    rules: Vec<Arc<RuleDef>>,
+    views: Vec<Arc<ViewDef>>,
+}
+
+fn watched(catalog: &Catalog, stream: &str, wanted: &[String]) -> Result<Watched> {
     for name in wanted {
         if !catalog.rules().any(|rule| rule.name == *name) {
             let hint = "; `iotctl get rules` lists them".to_owned();
@@ -88,7 +90,7 @@ fn cast_of(
         }
     }
     let find = |name: &str| catalog.views().find(|view| view.name == name).cloned();
-    let (mut rules, mut views): (Vec<Arc<RuleDef>>, Vec<Arc<ViewDef>>) = Default::default();
+    let Watched { mut rules, mut views } = Watched::default();
     for rule in catalog.rules() {
         let is_named = wanted.contains(&rule.name);
         if !wanted.is_empty() && !is_named {
@@ -119,7 +121,7 @@ fn cast_of(
             "no rule watches stream `{stream}` or a view of it, so there is nothing to replay for; a view needs no replay: it has all of history when `iotctl apply` returns"
         )));
     }
-    Ok((rules, views))
+    Ok(Watched { rules, views })
 }
 
 #[cfg(test)]
@@ -165,7 +167,7 @@ when: t > 1
             catalog.put(document);
         }
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-        let (rules, views) = cast_of(&catalog, stream, &wanted).map_err(|e| e.to_string())?;
+        let Watched { rules, views } = watched(&catalog, stream, &wanted).map_err(|e| e.to_string())?;
         let rules = rules.iter().map(|rule| rule.name.clone()).collect();
         Ok((rules, views.iter().map(|view| view.name.clone()).collect()))
     }

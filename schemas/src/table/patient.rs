@@ -22,6 +22,7 @@ use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::RwLock;
+use tokio::time::Instant;
 use url::Url;
 
 use super::faults::{Faults, FaultyStore};
@@ -31,8 +32,8 @@ use super::faults::{Faults, FaultyStore};
 pub struct Patience {
     /// A call that takes longer counts as failed. What it wrote may still come to be.
     pub deadline: Duration,
-    /// How often a call is made before its failure is reported. Whoever asked has patience of its own.
-    pub tries: u32,
+    /// How long a failing call is repeated before its failure is reported. It is made twice at least.
+    pub total: Duration,
     /// The pause before the second try; it doubles from try to try, up to [`LONGEST_PAUSE`].
     pub pause: Duration,
 }
@@ -42,8 +43,13 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Default for Patience {
     fn default() -> Self {
-        // Longer than any healthy call; eight tries get through a store that fails every third of them.
-        Self { deadline: Duration::from_secs(30), tries: 8, pause: Duration::from_millis(50) }
+        // Longer than any healthy call; and a store that fails every third of them is got through, more than 30 times
+        // in a row it does not.
+        Self {
+            deadline: Duration::from_secs(30),
+            total: Duration::from_secs(60),
+            pause: Duration::from_millis(50),
+        }
     }
 }
 
@@ -95,23 +101,27 @@ impl fmt::Display for PatientStore {
 }
 
 impl PatientStore {
-    /// Makes the call until it works, fails for good, or has been made often enough.
+    /// Makes the call until it works, fails for good, or has been made for long enough.
     async fn again<T, F: Future<Output = Result<T>>>(
         &self,
         what: &Path,
         call: impl Fn(u32) -> F,
     ) -> Result<T> {
-        let Patience { deadline, tries, mut pause } = self.patience;
+        let Patience { deadline, total, mut pause } = self.patience;
+        let began = Instant::now();
         for attempt in 1.. {
             let failed = match within(deadline, what, call(attempt)).await {
-                Err(e) if attempt < tries && is_passing(&e) => e,
+                Err(e) if is_passing(&e) && attempt > 1 && began.elapsed() >= total => {
+                    return Err(in_vain(what, attempt, began.elapsed(), e));
+                }
+                Err(e) if is_passing(&e) => e,
                 settled => return settled,
             };
             tracing::debug!(%what, attempt, "the store is asked again: {failed}");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        unreachable!("attempts are counted up to their limit")
+        unreachable!("attempts are not counted up to a limit")
     }
 
     async fn create(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
@@ -161,12 +171,17 @@ async fn within<T>(deadline: Duration, what: &Path, call: impl Future<Output = R
     }
 }
 
+fn in_vain(what: &Path, attempts: u32, elapsed: Duration, last: Error) -> Error {
+    let source = format!("`{what}` was asked for {attempts} times in {elapsed:.1?}; at last: {last}");
+    Error::Generic { store: "store", source: source.into() }
+}
+
 fn too_slow(deadline: Duration, what: &Path) -> Error {
     Error::Generic { store: "store", source: format!("`{what}`: no answer within {deadline:?}").into() }
 }
 
 /// Whether the same call may work a moment later.
-fn is_passing(error: &Error) -> bool {
+pub(crate) fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Generic { .. } | Error::JoinError { .. })
 }
 
