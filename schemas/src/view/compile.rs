@@ -71,7 +71,7 @@ const POSITION_KEYS: [&str; 3] = ["key_seq", "key_index", "key_node"];
 
 impl CompiledView {
     /// Compiles `def` over a stream with the columns `schema`. `stream` is looked up in the SQL text first: see
-    /// [`source_of`].
+    /// [`super::source_of`].
     pub async fn compile(def: Arc<ViewDef>, stream: &str, schema: &SchemaRef) -> Result<Self> {
         Self::compile_over(def, Vec::new(), stream, schema).await
     }
@@ -429,47 +429,6 @@ async fn analyzed(
 /// The columns of `schema` as expressions without a qualifier.
 pub(super) fn columns(schema: &Schema) -> Vec<Expr> {
     schema.fields().iter().map(|field| Expr::Column(Column::new_unqualified(field.name()))).collect()
-}
-
-/// The one table that a query reads.
-pub fn source_of(def: &ViewDef) -> Result<String> {
-    let wrong = |why: String| Error::invalid(format!("view `{}`: {why}", def.name));
-    let context = small_context();
-    let statement = crate::sql::parse(&def.sql).map_err(|e| wrong(e.strip_backtrace()))?;
-    let tables =
-        context.state().resolve_table_references(&statement).map_err(|e| wrong(e.strip_backtrace()))?;
-    match tables.as_slice() {
-        [table] => Ok(table.table().to_owned()),
-        [] => Err(wrong("the query reads no stream; write SELECT ... FROM a_stream GROUP BY ...".into())),
-        many => {
-            let names: Vec<String> = many.iter().map(ToString::to_string).collect();
-            Err(wrong(format!("the query reads {}; a view reads exactly one stream", names.join(" and "))))
-        }
-    }
-}
-
-/// The stream that `def` reads, and the views through which it reads it, the one nearest to the stream first.
-/// `find` says which names are views.
-pub fn lineage(
-    def: &ViewDef,
-    find: impl Fn(&str) -> Option<Arc<ViewDef>>,
-) -> Result<(Vec<Arc<ViewDef>>, String)> {
-    let mut bases: Vec<Arc<ViewDef>> = Vec::new();
-    let mut source = source_of(def)?;
-    while let Some(base) = find(&source) {
-        if base.name == def.name || bases.iter().any(|seen| seen.name == base.name) {
-            let through = bases.iter().rev().map(|base| base.name.as_str());
-            let way: Vec<&str> = [def.name.as_str()].into_iter().chain(through).chain([&*source]).collect();
-            return Err(Error::invalid(format!(
-                "view `{}` reads itself: {}; a view reads a stream in the end",
-                def.name,
-                way.join(" -> ")
-            )));
-        }
-        source = source_of(&base)?;
-        bases.insert(0, base);
-    }
-    Ok((bases, source))
 }
 
 fn quoted(name: &str) -> String {
