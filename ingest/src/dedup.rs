@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use ahash::{HashMap, HashSet, RandomState};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::Column;
@@ -143,8 +142,8 @@ impl KeyWindow {
         Ok(())
     }
 
-    /// The rows that are to be stored, `None` if that is all of them. `exempt` are messages that are stored in any case.
-    pub(crate) fn kept(&mut self, rows: &RecordBatch, exempt: &[Seq]) -> Result<Option<RecordBatch>> {
+    /// Which rows are to be stored. `exempt` are messages that are stored in any case.
+    pub(crate) fn kept(&mut self, rows: &RecordBatch, exempt: &[Seq]) -> Result<BooleanArray> {
         let keys = self.keys(rows)?;
         let (arrival, seq, index) = positions(rows);
         let mut keep = Vec::with_capacity(rows.num_rows());
@@ -159,10 +158,7 @@ impl KeyWindow {
         if seq.values().last().is_some_and(|last| *last as Seq > self.decided) {
             self.kept = HashSet::default();
         }
-        if keep.iter().all(|kept| *kept) {
-            return Ok(None);
-        }
-        Ok(Some(filter_record_batch(rows, &BooleanArray::from(keep))?))
+        Ok(BooleanArray::from(keep))
     }
 
     fn take(&mut self, key: Option<u128>, arrival: i64, is_exempt: bool) -> bool {

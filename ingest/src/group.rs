@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::TimestampMicrosecondType;
 use tokio::sync::mpsc;
 
 use iot_schemas::catalog::StreamDef;
 use iot_schemas::dead::DeadAction;
 use iot_schemas::device::DeviceStatus;
+use iot_schemas::layout::{DEVICE_ID, INGEST_TIME};
 use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
 use iot_schemas::registry::{Stamp, Why};
@@ -73,12 +76,19 @@ impl Lane {
         let Some(keys) = &mut self.keys else { return rows };
         let kept = keys.kept(&rows, &decoded.replayed).expect("columns of raw rows have an order");
         self.stream.remembers(keys.len());
-        let Some(kept) = kept else { return rows };
-        let copies = (rows.num_rows() - kept.num_rows()) as u64;
-        self.stream.count_copies(copies);
-        decoded.copies += copies;
-        decoded.events -= copies;
-        kept
+        if kept.true_count() == rows.num_rows() {
+            return rows;
+        }
+        let devices = rows.column_by_name(DEVICE_ID).and_then(|column| column.as_string_opt::<i32>());
+        let arrivals = rows.column_by_name(INGEST_TIME);
+        let arrivals = arrivals.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+        for copy in (0..rows.num_rows()).filter(|row| !kept.value(*row)) {
+            let device = devices.map_or("", |devices| devices.value(copy));
+            self.stream.count_copy(device, arrivals.map_or(0, |arrivals| arrivals.value(copy)));
+            decoded.copies += 1;
+            decoded.events -= 1;
+        }
+        filter_record_batch(&rows, &kept).expect("there is a verdict for each row")
     }
 }
 

@@ -43,6 +43,7 @@ mod epoch;
 #[doc(hidden)]
 pub mod fuzz;
 mod group;
+mod left_out;
 mod message;
 mod pipeline;
 mod pressure;
@@ -63,6 +64,7 @@ mod tests;
 pub use config::{IngestConfig, SparkplugConfig};
 pub use dead_letter::{DEAD, Resolution, dead_schema};
 pub use decode::{NodeStatus, Rebirth};
+pub use left_out::{LeftOutEntry, LeftOutReason};
 pub use message::{
     Delivery, MAX_USER_PROPERTIES, MAX_USER_PROPERTY_BYTES, Message, Properties, Receipt, Refused, Ticket,
 };

@@ -31,6 +31,7 @@ use crate::decode::{NodeStatus, Nodes, Rebirth};
 use crate::dedup::{DedupRule, KeyWindow};
 use crate::epoch::{Control, EpochThread};
 use crate::group::{GroupDecoder, Lane};
+use crate::left_out::{LeftOutEntry, LeftOutReason};
 use crate::pressure::Policies;
 use crate::route::Matcher;
 use crate::schema_keeper::SchemaKeeper;
@@ -326,6 +327,16 @@ impl Ingest {
         streams.iter().flat_map(of_stream).collect()
     }
 
+    /// What the streams did not store on purpose, by stream, device and reason.
+    pub fn left_out(&self) -> Vec<(Arc<str>, LeftOutEntry)> {
+        let streams: Vec<Arc<Stream>> = self.registry.read().streams.values().cloned().collect();
+        let of_stream = |stream: &Arc<Stream>| {
+            let name = stream.name.clone();
+            stream.left_out.entries().into_iter().map(move |entry| (name.clone(), entry)).collect::<Vec<_>>()
+        };
+        streams.iter().flat_map(of_stream).collect()
+    }
+
     /// The versions of a stream's schema, those of a stream that was deleted too; none if it never was.
     pub fn schema_history(&self, stream: &str) -> Result<History> {
         let found = self.registry.read().streams.get(stream).cloned();
@@ -502,9 +513,9 @@ fn stream_stats(stream: &Arc<Stream>) -> (Arc<str>, StreamStats) {
     let stats = StreamStats {
         events: get(&stream.events),
         dead_letters: get(&stream.dead),
-        deduplicated: get(&stream.copies),
-        shed: get(&stream.shed),
-        rate_limited: get(&stream.limited),
+        deduplicated: stream.left_out.total(LeftOutReason::Duplicate),
+        shed: stream.left_out.total(LeftOutReason::Shed),
+        rate_limited: stream.left_out.total(LeftOutReason::RateLimited),
         dedup_keys: get(&stream.keys),
     };
     (stream.name.clone(), stats)

@@ -11,11 +11,11 @@ use ahash::HashMap;
 use parking_lot::Mutex;
 
 use iot_schemas::catalog::{OnPressure, RateLimit};
-use iot_schemas::layout::DEVICE_ID;
 use iot_schemas::topic::TopicPattern;
 
+use crate::left_out::LeftOutReason;
 use crate::route::matches;
-use crate::stream::Stream;
+use crate::stream::{Stream, device_of};
 
 /// Devices whose rate is known per stream. Beyond that, those that have sent little of late are forgotten.
 const MAX_DEVICES: usize = 100_000;
@@ -89,13 +89,18 @@ impl Policies {
         let limited: Vec<bool> =
             concerned.iter().map(|(policy, it)| policy.is_over_limit(it, topic, now)).collect();
         if limited.iter().all(|over| *over) {
-            concerned.iter().for_each(|(policy, _)| policy.stream.count_limited());
+            let limited = LeftOutReason::RateLimited;
+            concerned.iter().for_each(|(policy, _)| policy.stream.leave_out(limited, topic, now));
             return Verdict::Limited;
         }
         if concerned.iter().any(|(policy, _)| policy.on_pressure == OnPressure::Wait) {
             return Verdict::Wait;
         }
-        self.under_pressure(&concerned, is_pressed)
+        let verdict = self.under_pressure(&concerned, is_pressed);
+        if matches!(verdict, Verdict::Shed) {
+            concerned.iter().for_each(|(policy, _)| policy.stream.leave_out(LeftOutReason::Shed, topic, now));
+        }
+        verdict
     }
 
     fn under_pressure(
@@ -119,7 +124,6 @@ impl Policies {
         {
             return Verdict::Wait;
         }
-        concerned.iter().for_each(|(policy, _)| policy.stream.count_shed());
         Verdict::Shed
     }
 }
@@ -127,10 +131,8 @@ impl Policies {
 impl Policy {
     fn is_over_limit(&self, pattern: &TopicPattern, topic: &str, now: i64) -> bool {
         let Some(limit) = &self.limit else { return false };
-        let values = pattern.capture(topic).unwrap_or_default();
-        let device = pattern.names().zip(values).find(|(name, _)| *name == DEVICE_ID);
         // Where the topic does not name a device, it stands for one.
-        !limit.lock().take(device.map_or(topic, |(_, device)| device), now)
+        !limit.lock().take(device_of(pattern, topic).unwrap_or(topic), now)
     }
 }
 

@@ -9,14 +9,17 @@ use parking_lot::{Mutex, RwLock};
 
 use iot_schemas::Result;
 use iot_schemas::catalog::StreamDef;
+use iot_schemas::layout::DEVICE_ID;
 use iot_schemas::micro_batch::MicroBatch;
 use iot_schemas::position::{NodeId, Seq};
 use iot_schemas::raw::{RawSnapshot, under_new_names};
 use iot_schemas::registry::Renames;
 use iot_schemas::table::{Store, Table};
+use iot_schemas::topic::TopicPattern;
 
 use crate::dead_letter::{DEAD, dead_schema};
 use crate::decode::{NodeStatus, Nodes, StreamDecoder};
+use crate::left_out::{LeftOut, LeftOutReason};
 use crate::raw_table::{dead_spec, raw_spec};
 use crate::schema_keeper::SchemaKeeper;
 use crate::tail::Tail;
@@ -38,14 +41,10 @@ pub(crate) struct Stream {
     sealed: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) dead: AtomicU64,
-    /// Events that were not stored because one with the same key was.
-    pub(crate) copies: AtomicU64,
     /// Keys by which copies are recognised at present.
     pub(crate) keys: AtomicU64,
-    /// Messages that were shed under pressure.
-    pub(crate) shed: AtomicU64,
-    /// Messages of devices that sent too many.
-    pub(crate) limited: AtomicU64,
+    /// What was not stored on purpose.
+    pub(crate) left_out: LeftOut,
 }
 
 impl fmt::Debug for Stream {
@@ -97,10 +96,8 @@ impl Stream {
             schemas,
             events: AtomicU64::new(0),
             dead: AtomicU64::new(0),
-            copies: AtomicU64::new(0),
             keys: AtomicU64::new(0),
-            shed: AtomicU64::new(0),
-            limited: AtomicU64::new(0),
+            left_out: LeftOut::default(),
         }
     }
 
@@ -162,20 +159,18 @@ impl Stream {
         Ok(RawSnapshot { schema, sealed, tail, renames })
     }
 
-    /// Events that were counted turn out to be copies.
-    pub(crate) fn count_copies(&self, copies: u64) {
-        self.events.fetch_sub(copies, Ordering::Relaxed);
-        self.copies.fetch_add(copies, Ordering::Relaxed);
+    /// An event that was counted turns out to be a copy.
+    pub(crate) fn count_copy(&self, device: &str, arrival: i64) {
+        self.events.fetch_sub(1, Ordering::Relaxed);
+        self.left_out.note(LeftOutReason::Duplicate, device, arrival);
     }
 
-    /// A message was not stored because more came than could be taken.
-    pub(crate) fn count_shed(&self) {
-        self.shed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A message was not stored because its device sends too many.
-    pub(crate) fn count_limited(&self) {
-        self.limited.fetch_add(1, Ordering::Relaxed);
+    /// A message on `topic` is not stored.
+    pub(crate) fn leave_out(&self, reason: LeftOutReason, topic: &str, arrival: i64) {
+        let def = self.def();
+        let mut patterns = def.iter().flat_map(|def| &def.topics);
+        let device = patterns.find_map(|pattern| device_of(pattern, topic));
+        self.left_out.note(reason, device.unwrap_or(topic), arrival);
     }
 
     /// How many keys are remembered by which copies are recognised.
@@ -187,6 +182,12 @@ impl Stream {
         self.events.fetch_add(events, Ordering::Relaxed);
         self.dead.fetch_add(dead, Ordering::Relaxed);
     }
+}
+
+/// The device that a topic names, if it is one of `pattern`.
+pub(crate) fn device_of<'a>(pattern: &TopicPattern, topic: &'a str) -> Option<&'a str> {
+    let values = pattern.capture(topic)?;
+    pattern.names().zip(values).find(|(name, _)| *name == DEVICE_ID).map(|(_, device)| device)
 }
 
 fn renamed(batch: MicroBatch, renames: &Renames) -> Result<MicroBatch> {

@@ -25,7 +25,7 @@ use iot_schemas::table::{Commit, Store};
 
 use crate::raw_table::{arrange, with_date_field};
 use crate::tail::join_all;
-use crate::{Delivery, Ingest, IngestConfig, Message, Receipt};
+use crate::{Delivery, Ingest, IngestConfig, LeftOutEntry, LeftOutReason, Message, Receipt};
 
 pub(crate) const EVENTS: &str = "kind: stream\nname: events\ntopics: [\"devices/{device_id}/telemetry\"]\n";
 const OTHERS: &str = "kind: stream\nname: others\ntopics: [\"+/{device_id}/#\"]\nunknown_fields: ignore\n";
@@ -75,6 +75,15 @@ impl World {
     async fn submit(&self, device: &str, payload: &str) -> Receipt {
         let message = Message::new(format!("devices/{device}/telemetry"), payload.to_owned());
         self.ingest.submit(message).await.expect("it is taken")
+    }
+
+    /// What was not stored on purpose: stream, device, reason, how often.
+    fn left_out(&self) -> Vec<(String, String, LeftOutReason, u64)> {
+        let entries = self.ingest.left_out().into_iter();
+        let of = |(stream, entry): (Arc<str>, LeftOutEntry)| {
+            (stream.to_string(), entry.device.unwrap_or_default().into(), entry.reason, entry.count)
+        };
+        entries.map(of).collect()
     }
 
     /// Ends like a killed process: nothing is sealed, nothing is said.

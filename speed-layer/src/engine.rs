@@ -77,6 +77,8 @@ pub struct SpeedLayer {
     registry: RwLock<Registry>,
     declared: RwLock<Declared>,
     clock: Clock,
+    /// Why the engine does not go on.
+    trouble: RwLock<Option<String>>,
     /// Held by the one replay of history that runs.
     replays: tokio::sync::Mutex<()>,
     /// Where that keeps its own state.
@@ -139,6 +141,11 @@ impl SpeedLayer {
     pub async fn caught_up_with(&self, frontier: &Frontier) {
         let mut processed = self.processed.subscribe();
         let _ = processed.wait_for(|processed| processed.covers_all(frontier)).await;
+    }
+
+    /// Why it does not go on at present, or `None` if it does: events are durable, and wait.
+    pub fn not_ready(&self) -> Option<String> {
+        self.trouble.read().clone()
     }
 
     /// The event-time progress of a stream.
@@ -260,6 +267,7 @@ impl Engine {
             registry: RwLock::default(),
             declared: RwLock::default(),
             clock: clock.clone(),
+            trouble: RwLock::default(),
             replays: tokio::sync::Mutex::default(),
             scratch: config.checkpoint_path.with_file_name("replay"),
         });
@@ -470,10 +478,17 @@ impl Engine {
     async fn save_surely(&mut self) {
         let mut wait = FIRST_RETRY;
         while let Err(e) = self.save().await {
-            self.failed("the checkpoint of the rules", &e);
-            tokio::time::sleep(wait).await;
-            wait = LAST_RETRY.min(wait * 2);
+            self.wait_out("the checkpoint of the rules", &e, &mut wait).await;
         }
+        self.shared.trouble.write().take();
+    }
+
+    /// Waits before what must be done is tried again, and lets it be known meanwhile.
+    async fn wait_out(&self, what: &str, error: &crate::Error, wait: &mut Duration) {
+        self.failed(what, error);
+        *self.shared.trouble.write() = Some(format!("nothing is evaluated: {what}: {error}"));
+        tokio::time::sleep(*wait).await;
+        *wait = LAST_RETRY.min(*wait * 2);
     }
 
     /// Records transitions, however long it takes: until then nothing else happens, and the log waits.
@@ -483,10 +498,9 @@ impl Engine {
         }
         let mut wait = FIRST_RETRY;
         while let Err(e) = self.alerts.append(transitions.clone()) {
-            self.failed("the alert log", &e);
-            tokio::time::sleep(wait).await;
-            wait = LAST_RETRY.min(wait * 2);
+            self.wait_out("the alert log", &e, &mut wait).await;
         }
+        self.shared.trouble.write().take();
     }
 
     async fn save(&mut self) -> Result<()> {

@@ -70,6 +70,8 @@ fn twenty_times_more_than_can_be_taken_costs_neither_memory_nor_messages() {
     assert_eq!(server.verify(), 0, "differences at the end");
     let shed = server.status()["ingest"]["shed"].as_u64().unwrap_or(0);
     assert!(shed > 0, "nothing was shed");
+    let listed = "SELECT coalesce(sum(count), 0) FROM dropped WHERE device_id = 'd' AND reason = 'shed'";
+    assert_eq!(server.number(listed), shed as i64, "what is shed is listed");
     eprintln!(
         "{stored} readings acknowledged under load, {flooded} more messages offered of which {shed} were shed; \
          memory grew by {} MiB; recovered in {recovery:.1?}",

@@ -176,7 +176,7 @@ impl Control for Line {
                 stats.last_error.unwrap_or_else(|| "not yet".to_owned())
             )
         });
-        self.ingest.not_ready().or(disconnected)
+        self.ingest.not_ready().or_else(|| self.speed.not_ready()).or(disconnected)
     }
 
     fn metrics(&self) -> Vec<(&'static str, &'static str, f64)> {

@@ -14,6 +14,7 @@ mod catalog_store;
 mod control;
 mod dead;
 mod devices;
+mod dropped;
 mod last_values;
 mod offline;
 mod replay;

@@ -1,4 +1,4 @@
-//! The system's own tables, as queries find them: `alerts`, `devices`, `late`, `watermarks`,
+//! The system's own tables, as queries find them: `alerts`, `devices`, `dropped`, `late`, `watermarks`,
 //! `view_status`, `sparkplug_nodes`, `schemas`.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use iot_serving::SystemTables;
 use iot_speed_layer::SpeedLayer;
 use iot_speed_layer::alert_log::{AlertTable, alert_schema};
 
-use super::{schemas, sparkplug_nodes, view_status};
+use super::{dropped, schemas, sparkplug_nodes, view_status};
 
 /// The system's own tables.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ fn in_memory(name: &str, rows: RecordBatch) -> Result<LogicalPlanBuilder> {
 #[async_trait]
 impl SystemTables for LineTables {
     fn names(&self) -> Vec<String> {
-        ["alerts", "devices", "late", "schemas", "sparkplug_nodes", "view_status", "watermarks"]
+        ["alerts", "devices", "dropped", "late", "schemas", "sparkplug_nodes", "view_status", "watermarks"]
             .map(str::to_owned)
             .to_vec()
     }
@@ -61,6 +61,7 @@ impl SystemTables for LineTables {
         match name {
             "alerts" => Ok(Some(self.alert_rows().await?)),
             "devices" => Ok(Some(in_memory(name, self.speed.device_rows(None))?.build()?)),
+            "dropped" => Ok(Some(in_memory(name, dropped::rows(&self.ingest)?)?.build()?)),
             "late" => Ok(Some(in_memory(name, self.speed.late_rows())?.build()?)),
             "schemas" => Ok(Some(in_memory(name, schemas::rows(&self.ingest)?)?.build()?)),
             "sparkplug_nodes" => Ok(Some(in_memory(name, sparkplug_nodes::rows(&self.ingest)?)?.build()?)),

@@ -21,6 +21,8 @@ async fn copies_are_recognised_across_seals_and_crashes_and_counted() {
     world.decoded(7).await;
     let stats = world.ingest.stats();
     assert_eq!((stats.deduplicated, stats.events, stats.messages), (2, 5, 7));
+    let copies: u64 = world.left_out().iter().map(|(.., count)| count).sum();
+    assert_eq!(copies, 2, "{:?}", world.left_out());
     world.crash().await;
 
     // 1 to 3 are in the table, 4 and 5 in the log only.

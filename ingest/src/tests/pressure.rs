@@ -62,6 +62,7 @@ async fn what_has_waited_for_long_makes_room_where_the_stream_says_so() {
     let waits = world.ingest.enqueue(Message::new("full/d", r#"{"a":1}"#)).await.expect("queued");
     assert_eq!(old.await, Ok(Receipt::Shed));
     assert_eq!(world.ingest.stats().streams["oldest"].shed, 1);
+    assert_eq!(world.left_out(), [("oldest".to_owned(), "d".to_owned(), LeftOutReason::Shed, 1)]);
     assert!(tokio::time::timeout(Duration::from_millis(200), waits).await.is_err(), "others go on waiting");
     world.crash().await;
 }
@@ -79,6 +80,7 @@ async fn a_device_over_its_rate_is_counted_and_the_others_are_not_touched() {
     assert_eq!(receipt(&world, "limited/b").await, Some(Receipt::Stored(4)));
     let stats = world.ingest.stats();
     assert_eq!((stats.rate_limited, stats.streams["limited"].rate_limited), (2, 2));
+    assert_eq!(world.left_out(), [("limited".to_owned(), "a".to_owned(), LeftOutReason::RateLimited, 2)]);
     // A stream without a limit wants them too: then they are stored.
     world.ingest.put_stream(stream(both)).await.expect("put");
     for n in 5..=9 {

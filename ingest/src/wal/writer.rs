@@ -22,6 +22,7 @@ use crate::config::IngestConfig;
 use crate::dead_letter::Resolution;
 use crate::epoch::{Control, Work};
 use crate::group::Group;
+use crate::left_out::LeftOutReason;
 use crate::message::{Message, Receipt, Refused};
 use crate::pressure::Concerned;
 use crate::redelivery::{Redelivery, fingerprint};
@@ -208,10 +209,11 @@ impl Writer {
         let oldest = self.clock.now_micros() - LONG_WAIT;
         for input in std::mem::take(waiting) {
             match input {
-                Input::Message(Waiting { arrival, sheddable: Some(streams), reply, .. })
+                Input::Message(Waiting { message, arrival, sheddable: Some(streams), reply, .. })
                     if arrival < oldest =>
                 {
-                    streams.iter().for_each(|stream| stream.count_shed());
+                    let shed = LeftOutReason::Shed;
+                    streams.iter().for_each(|stream| stream.leave_out(shed, &message.topic, arrival));
                     add(&self.counters.shed, 1);
                     _ = reply.send(Ok(Receipt::Shed));
                 }
