@@ -1,8 +1,9 @@
 //! `replay --from-raw`: a rule that came late has, in the end, what a rule from the start has.
 
 use std::path::Path;
+use std::time::Duration;
 
-use iot_tests::Server;
+use iot_tests::{Server, pause};
 use serde_json::{Value, json};
 
 const SETTINGS: &str = "ingest: {seal_age: 400ms, segment_bytes: 16384}\n";
@@ -147,6 +148,51 @@ fn a_rule_that_comes_late_ends_up_where_a_rule_from_the_start_is() {
     assert_eq!(late.verify(), 0);
 }
 
+/// Which alerts there are of the rules with this ending, since when, and where they stand; none may be in a state twice.
+fn alerts_of(server: &Server, ending: &str) -> Vec<Value> {
+    let of = format!("FROM alerts WHERE rule LIKE '%{ending}'");
+    let twice =
+        format!("SELECT count(*) FROM (SELECT alert_id {of} GROUP BY alert_id, state HAVING count(*) > 1)");
+    assert_eq!(server.number(&twice), 0, "a state was entered twice");
+    server.query(&format!(
+        "SELECT replace(rule, '{ending}', '') AS rule, device_id, started_at,
+                bool_or(state IN ('resolved', 'inactive')) AS over, max(at) FILTER (WHERE state = 'resolved') AS resolved
+         {of} GROUP BY rule, alert_id, device_id, started_at ORDER BY rule, device_id, started_at"
+    ))
+}
+
+#[test]
+fn a_replay_that_is_killed_is_run_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = start(&dir.path().join("data"), DATA);
+    send(&server, 0..150);
+    let mut expect: Option<Vec<Value>> = None;
+    for round in 0..8u64 {
+        let ending = format!("_{round}");
+        let mut rules = RULES.to_owned();
+        for name in ["hot", "latched", "hot_minute"] {
+            rules = rules.replace(&format!("name: {name}\n"), &format!("name: {name}{ending}\n"));
+        }
+        server.apply(&rules);
+        // The first is left in peace: it is what the others must come to.
+        if round > 0 {
+            let url = server.url();
+            let replaying = std::thread::spawn(move || {
+                iot_tests::run(&["replay", "--from-raw", "readings", "--url", &url], "").code
+            });
+            pause(Duration::from_millis(10 + round * 17));
+            server = server.kill_and_restart();
+            replaying.join().expect("it ends");
+        }
+        replay(&server, &[]);
+        let found = alerts_of(&server, &ending);
+        assert!(found.len() > 50, "{} alerts", found.len());
+        assert_eq!(expect.get_or_insert_with(|| found.clone()), &found, "round {round}");
+        assert!(!server.data_dir.join("wal/replay").exists(), "nothing is left behind");
+    }
+    assert_eq!(server.verify(), 0);
+}
+
 #[test]
 fn a_range_has_the_alerts_that_begin_and_end_within_it() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -168,6 +214,8 @@ fn a_range_has_the_alerts_that_begin_and_end_within_it() {
     assert_eq!(total(&all, "known"), total(&report, "recorded"), "{all:?}");
     assert_eq!(total(&replay(&server, &["--rule", "latched"]), "recorded"), 0);
 
+    let file = server.run(&["replay", "--from", "30d", "readings.csv"], "");
+    assert!(file.code == 2 && file.stderr.contains("--from-raw"), "{}", file.stderr);
     let error = |more: &[&str]| {
         let args = [&["replay", "--from-raw", "readings"], more].concat();
         let ran = server.run(&args, "");

@@ -145,6 +145,11 @@ fn time(text: &str) -> String {
 }
 
 fn check(args: &ReplayArgs) -> Result<()> {
+    // That they require `--from-raw` is not enforced where a file excludes it.
+    if args.from.is_some() || args.to.is_some() || !args.rules.is_empty() || args.dry_run {
+        let why = "--from, --to, --rule and --dry-run are for --from-raw STREAM; a file is sent as it is";
+        return Err(Failure::usage(why).into());
+    }
     if !(0.0..=1.0).contains(&args.shuffle_late) {
         return Err(Failure::usage(format!(
             "`{}` is no fraction; --shuffle-late is from 0 to 1",

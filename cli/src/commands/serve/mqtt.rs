@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use iot_ingest::source::access::Access;
 use iot_ingest::source::embedded::{Door, Transport};
-use iot_ingest::source::external::Remote;
+use iot_ingest::source::external::{MAX_CONNECTIONS, Remote};
 use iot_ingest::source::secret::Secret;
 use iot_ingest::source::tls::{ClientTls, ServerTls};
 use serde::Deserialize;
@@ -48,7 +49,7 @@ pub(super) struct MqttServerArgs {
     #[arg(long, env = "IOTCTL_BROKER", value_name = "URL", hide_env_values = true)]
     broker: Option<BrokerAddress>,
     /// How many connections to the external broker share the load, as `$share/iotctl/...` [default: 1].
-    #[arg(long, env = "IOTCTL_BROKER_CONNECTIONS", value_name = "N")]
+    #[arg(long, env = "IOTCTL_BROKER_CONNECTIONS", value_name = "N", value_parser = connections())]
     broker_connections: Option<usize>,
     /// The user to log in as at the external broker.
     #[arg(long, env = "IOTCTL_BROKER_USER", value_name = "NAME")]
@@ -106,6 +107,10 @@ impl From<String> for BrokerText {
     }
 }
 
+fn connections() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=MAX_CONNECTIONS as u64)
+}
+
 /// Where messages come from. Flags win over the file.
 pub(super) fn source(
     args: &MqttServerArgs,
@@ -119,6 +124,10 @@ pub(super) fn source(
             config.broker.clone(),
             &config.ingest.node,
         )?)));
+    }
+    if args.broker_connections.is_some() {
+        let failure = Failure::usage("--broker-connections is for an external broker, and none is named");
+        return Err(failure.hint("name it with --broker mqtt://HOST:PORT").into());
     }
     if !has_broker {
         let failure = Failure::usage("without the role `broker` an external broker is needed");
