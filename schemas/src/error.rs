@@ -82,11 +82,10 @@ impl Error {
     }
 }
 
-/// Whether the object store has caused `error` in a way that may have passed a moment later.
+/// Whether `error` comes of a store that was asked in vain for as long as its [`crate::table::Patience`] lasts.
 pub fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut of_store = causes.filter_map(|cause| cause.downcast_ref::<object_store::Error>());
-    of_store.next().is_some_and(crate::table::is_passing)
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| cause.to_string().contains(crate::table::IN_VAIN))
 }
 
 fn without_context(error: &datafusion::error::DataFusionError) -> &datafusion::error::DataFusionError {

@@ -60,6 +60,10 @@ pub struct ReplayedRule {
     pub known: u64,
     /// Alerts that had not ended at the end of the range and are not recorded.
     pub open: u64,
+    /// Rows on which its condition failed.
+    pub failed: u64,
+    /// Samples that would have begun an alert, but the rule had as many at once as it may.
+    pub shed: u64,
     /// The first few transitions of those that are recorded.
     pub examples: Vec<ReplayedStep>,
 }

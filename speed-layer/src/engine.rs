@@ -80,7 +80,7 @@ pub struct SpeedLayer {
     /// Why the engine does not go on.
     trouble: RwLock<Option<String>>,
     /// Held by the one replay of history that runs.
-    replays: tokio::sync::Mutex<()>,
+    replays: Arc<tokio::sync::Mutex<()>>,
     /// Where that keeps its own state.
     scratch: PathBuf,
 }
@@ -268,7 +268,7 @@ impl Engine {
             declared: RwLock::default(),
             clock: clock.clone(),
             trouble: RwLock::default(),
-            replays: tokio::sync::Mutex::default(),
+            replays: Arc::default(),
             scratch: config.checkpoint_path.with_file_name("replay"),
         });
         let engine = Self {

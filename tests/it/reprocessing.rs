@@ -194,6 +194,28 @@ fn a_replay_that_is_killed_is_run_again() {
 }
 
 #[test]
+fn one_replay_after_another_and_a_restart_records_all_of_both() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = start(&dir.path().join("data"), DATA);
+    send(&server, 0..120);
+    let mut recorded = 0;
+    for (round, restart) in ["kill", "stop", "none", "kill"].into_iter().enumerate() {
+        // Nothing arrives in between, so all of it is recorded at the same position of the log.
+        server.apply(&RULES.replace("name: ", &format!("name: r{round}_")));
+        let report = replay(&server, &[]);
+        recorded += total(&report, "recorded");
+        let alerts = "SELECT count(DISTINCT alert_id) FROM alerts";
+        assert_eq!(server.number(alerts), recorded as i64, "round {round}: {report:?}");
+        server = match restart {
+            "kill" => server.kill_and_restart(),
+            "stop" => server.stop_and_restart(),
+            _ => server,
+        };
+        assert_eq!(server.number(alerts), recorded as i64, "round {round}, after `{restart}`");
+    }
+}
+
+#[test]
 fn a_range_has_the_alerts_that_begin_and_end_within_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(&dir.path().join("data"), DATA);

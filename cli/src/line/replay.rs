@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
-use iot_schemas::alert::AlertState;
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use iot_schemas::alert::{AlertFeed, AlertState};
 use iot_schemas::catalog::{Catalog, RuleDef, ViewDef};
 use iot_schemas::raw::RawStreams;
 use iot_schemas::replay::{ReplayReport, ReplayRequest};
@@ -22,7 +22,7 @@ impl Line {
         let (from, to) = request.range()?;
         let stream = self.replayed_stream(&request.stream)?;
         let Watched { rules, views } = watched(&*self.catalog.lock().await, &stream, &request.rules)?;
-        let known = self.known_alerts(&rules).await?;
+        let known = self.known_alerts(&rules, from).await?;
         let plan = ReplayPlan { stream, from, to, rules, views, known, dry_run: request.dry_run };
         Ok(self.speed.replay(plan).await?)
     }
@@ -37,16 +37,22 @@ impl Line {
     }
 
     /// Every alert of the rules that is retained, from the open table and the log.
-    async fn known_alerts(&self, rules: &[Arc<RuleDef>]) -> Result<KnownAlerts> {
+    async fn known_alerts(&self, rules: &[Arc<RuleDef>], from: Option<i64>) -> Result<KnownAlerts> {
         let names: Vec<String> =
             rules.iter().map(|rule| format!("'{}'", rule.name.replace('\'', "''"))).collect();
+        let mut known = KnownAlerts::up_to(*self.alerts.latest().borrow());
+        // An alert that had ended before the range cannot overlap one within it.
+        let late_enough = from.map_or("true".to_owned(), |from| format!("at >= to_timestamp_micros({from})"));
         let sql = format!(
-            "SELECT id, alert_id, rule, labels, state, started_at, at FROM alerts WHERE rule IN ({}) ORDER BY id",
+            "SELECT * FROM (
+                 SELECT alert_id, rule, min(labels) AS labels, last_value(state ORDER BY id) AS state,
+                        min(started_at) AS started_at, last_value(at ORDER BY id) AS at
+                 FROM alerts WHERE rule IN ({}) GROUP BY alert_id, rule)
+             WHERE state IN ('pending', 'firing') OR {late_enough}",
             names.join(", ")
         );
         let request = QueryRequest { sql, layer: Default::default(), max_rows: Some(usize::MAX) };
         let answer = self.queries.execute(request).await?;
-        let mut known = KnownAlerts::default();
         for batch in &answer.batches {
             for row in 0..batch.num_rows() {
                 known.note(step(batch, row)?);
@@ -62,17 +68,9 @@ fn step(rows: &RecordBatch, row: usize) -> Result<KnownStep> {
     };
     let time = |at: usize| rows.column(at).as_primitive::<TimestampMicrosecondType>().value(row);
     let wrong = |e: serde_json::Error| Error::invalid(format!("a row of the table `alerts`: {e}"));
-    let labels: BTreeMap<String, String> = serde_json::from_str(&text(3)?).map_err(wrong)?;
-    let state: AlertState = serde_json::from_value(text(4)?.into()).map_err(wrong)?;
-    Ok(KnownStep {
-        id: rows.column(0).as_primitive::<Int64Type>().value(row) as u64,
-        alert_id: text(1)?,
-        rule: text(2)?,
-        labels,
-        state,
-        started_at: time(5),
-        at: time(6),
-    })
+    let labels: BTreeMap<String, String> = serde_json::from_str(&text(2)?).map_err(wrong)?;
+    let state: AlertState = serde_json::from_value(text(3)?.into()).map_err(wrong)?;
+    Ok(KnownStep { alert_id: text(0)?, rule: text(1)?, labels, state, started_at: time(4), at: time(5) })
 }
 
 /// The rules to replay for, and the views that they watch, each after those that it reads.

@@ -7,7 +7,8 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::common::Column;
 use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::functions::core::expr_fn::coalesce;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use iot_ingest::Ingest;
 use iot_schemas::Result;
 use iot_serving::SystemTables;
@@ -36,8 +37,15 @@ impl LineTables {
         if rows.sealed.file_count() == 0 {
             return Ok(tail.build()?);
         }
-        let columns: Vec<Expr> =
-            alert_schema().fields().iter().map(|f| Expr::Column(Column::new_unqualified(f.name()))).collect();
+        let column = |name: &str| Expr::Column(Column::new_unqualified(name));
+        // Rows from before this column was there were news.
+        let historical =
+            |name| coalesce(vec![column(name), lit(false)]).alias_qualified(Some("alerts"), name);
+        let columns = alert_schema();
+        let columns = columns.fields().iter().map(|field| match field.name().as_str() {
+            name @ "historical" => historical(name),
+            name => column(name),
+        });
         let sealed = provider_as_source(rows.sealed.provider().await?);
         let sealed = LogicalPlanBuilder::scan("alerts", sealed, None)?.project(columns)?;
         Ok(sealed.union(tail.build()?)?.build()?)

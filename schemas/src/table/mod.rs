@@ -42,7 +42,7 @@ use files::{
 
 pub use faults::Faults;
 pub use files::cast_to;
-pub(crate) use patient::is_passing;
+pub(crate) use patient::IN_VAIN;
 pub use patient::{LONGEST_PAUSE, Patience, install};
 pub use snapshot::{FileInfo, TableSnapshot};
 pub use store::Store;

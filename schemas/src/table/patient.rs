@@ -171,8 +171,11 @@ async fn within<T>(deadline: Duration, what: &Path, call: impl Future<Output = R
     }
 }
 
+/// What an error says that comes of a store that failed for long. Layers above it keep its text, if not its type.
+pub(crate) const IN_VAIN: &str = "the store was asked in vain,";
+
 fn in_vain(what: &Path, attempts: u32, elapsed: Duration, last: Error) -> Error {
-    let source = format!("`{what}` was asked for {attempts} times in {elapsed:.1?}; at last: {last}");
+    let source = format!("`{what}`: {IN_VAIN} {attempts} times in {elapsed:.1?}; at last: {last}");
     Error::Generic { store: "store", source: source.into() }
 }
 
@@ -181,7 +184,7 @@ fn too_slow(deadline: Duration, what: &Path) -> Error {
 }
 
 /// Whether the same call may work a moment later.
-pub(crate) fn is_passing(error: &Error) -> bool {
+fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Generic { .. } | Error::JoinError { .. })
 }
 

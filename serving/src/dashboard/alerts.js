@@ -15,7 +15,7 @@ export function followAlerts() {
   source.onopen = () => {
     state("stream", "live", "live");
     alerts = new Map();
-    getJson(`/v1/alerts?limit=${MAX_ALERTS}`).then(({ alerts: list = [] }) => list.forEach(keep), () => {}).then(showAlerts);
+    getJson(`/v1/alerts?limit=${MAX_ALERTS}&historical=false`).then(({ alerts: list = [] }) => list.forEach(keep), () => {}).then(showAlerts);
   };
   source.onerror = () => {
     const ended = source.readyState === EventSource.CLOSED;

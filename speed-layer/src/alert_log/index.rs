@@ -17,6 +17,8 @@ pub(super) struct Index {
     active: HashMap<String, Entry>,
     /// Ended alerts by the number of their end.
     ended: BTreeMap<TransitionId, Entry>,
+    /// Those of them that were over when they were recorded. They take no room from the others.
+    historical: BTreeMap<TransitionId, Entry>,
     ended_by_alert: HashMap<String, TransitionId>,
     ended_limit: usize,
     recorded: BTreeMap<NodeId, (Seq, u32)>,
@@ -38,6 +40,7 @@ impl Index {
             recent_limit,
             active: HashMap::new(),
             ended: BTreeMap::new(),
+            historical: BTreeMap::new(),
             ended_by_alert: HashMap::new(),
             ended_limit,
             recorded: BTreeMap::new(),
@@ -104,8 +107,8 @@ impl Index {
     }
 
     fn entry(&self, alert_id: &str) -> Option<&Entry> {
-        let ended = || self.ended_by_alert.get(alert_id).and_then(|end| self.ended.get(end));
-        self.active.get(alert_id).or_else(ended)
+        let ended = |end| self.ended.get(end).or_else(|| self.historical.get(end));
+        self.active.get(alert_id).or_else(|| self.ended_by_alert.get(alert_id).and_then(ended))
     }
 
     fn put(&mut self, entry: Entry) {
@@ -113,15 +116,17 @@ impl Index {
         self.active.remove(&alert_id);
         if let Some(end) = self.ended_by_alert.remove(&alert_id) {
             self.ended.remove(&end);
+            self.historical.remove(&end);
         }
         if matches!(entry.newest.state, AlertState::Pending | AlertState::Firing) {
             self.active.insert(alert_id, entry);
             return;
         }
         self.ended_by_alert.insert(alert_id, entry.newest.id);
-        self.ended.insert(entry.newest.id, entry);
-        while self.ended.len() > self.ended_limit
-            && let Some((_, oldest)) = self.ended.pop_first()
+        let ended = if entry.newest.historical { &mut self.historical } else { &mut self.ended };
+        ended.insert(entry.newest.id, entry);
+        while ended.len() > self.ended_limit
+            && let Some((_, oldest)) = ended.pop_first()
         {
             self.ended_by_alert.remove(&oldest.newest.alert_id);
         }
@@ -138,9 +143,13 @@ impl Index {
         reaches.then(|| self.recent.range(from..).take(limit).map(|t| t.as_ref().clone()).collect())
     }
 
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.active.values().chain(self.ended.values()).chain(self.historical.values())
+    }
+
     /// The newest transition of each alert, by number.
     pub(super) fn current(&self) -> Vec<Transition> {
-        let entries = self.active.values().chain(self.ended.values());
+        let entries = self.entries();
         let mut newest: Vec<Transition> = entries.map(|entry| entry.newest.as_ref().clone()).collect();
         newest.sort_unstable_by_key(|transition| transition.id);
         newest
@@ -153,7 +162,7 @@ impl Index {
 
     /// What must survive the deletion of the transitions themselves.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let entries = self.active.values().chain(self.ended.values());
+        let entries = self.entries();
         Snapshot {
             latest: self.latest,
             recorded: self

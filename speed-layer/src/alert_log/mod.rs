@@ -41,13 +41,15 @@ pub struct AlertLogLimits {
     pub max_bytes: u64,
     /// The newest transitions, kept in memory for readers that follow closely.
     pub recent: usize,
-    /// Alerts that have ended and are still listed by [`AlertFeed::current`].
+    /// Alerts that have ended and are still listed by [`AlertFeed::current`]; as many again that are historical.
     pub ended: usize,
+    /// Whether an append waits until it would survive power loss. What does not outlive its process need not.
+    pub is_durable: bool,
 }
 
 impl Default for AlertLogLimits {
     fn default() -> Self {
-        Self { max_bytes: 256 << 20, recent: 10_000, ended: 1_000 }
+        Self { max_bytes: 256 << 20, recent: 10_000, ended: 1_000, is_durable: true }
     }
 }
 
@@ -134,7 +136,8 @@ impl AlertLog {
             transition.id = id;
         }
         let body = serde_json::to_vec(&fresh).expect("a transition has text keys only");
-        let appended = writer.log.append(fresh.len() as u64, &body).and_then(|_| writer.log.sync());
+        let sync = |writer: &mut Writer| if self.limits.is_durable { writer.log.sync() } else { Ok(()) };
+        let appended = writer.log.append(fresh.len() as u64, &body).and_then(|_| sync(&mut writer));
         appended.map_err(Error::alert_log("appending"))?;
         let last = fresh.last().map_or(0, |transition| transition.id);
         self.index.write().extend(fresh.iter().cloned());

@@ -162,7 +162,7 @@ fn newest_segment(dir: &Path) -> PathBuf {
 #[test]
 fn a_long_log_is_shortened_and_active_alerts_survive() {
     let dir = tempfile::tempdir().expect("a directory");
-    let limits = AlertLogLimits { max_bytes: 64 << 10, recent: 10, ended: 5 };
+    let limits = AlertLogLimits { max_bytes: 64 << 10, recent: 10, ended: 5, ..AlertLogLimits::default() };
     let log = AlertLog::open(dir.path(), limits).expect("opens");
     append(&log, vec![firing("old", 1)]);
     for seq in 2..=600 {
@@ -181,6 +181,21 @@ fn a_long_log_is_shortened_and_active_alerts_survive() {
     assert_eq!(rest, (rest[0]..=1199).collect::<Vec<_>>());
     assert_eq!(ids(&log.history("old").expect("reads")), [1], "its newest transition at least");
     assert_eq!(append(&log, vec![resolved("old", 601)]), [1200]);
+}
+
+#[test]
+fn what_was_over_when_it_was_recorded_takes_no_room_from_news() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = AlertLogLimits { ended: 5, ..AlertLogLimits::default() };
+    let log = AlertLog::open(dir.path(), limits).expect("opens");
+    for seq in 1..=20 {
+        let (alert, historical) = (format!("a{seq}"), seq > 8);
+        let steps = [firing(&alert, seq), transition(&alert, AlertState::Resolved, seq, 1)];
+        append(&log, steps.map(|step| Transition { historical, ..step }).to_vec());
+    }
+    let listed: Vec<String> = log.current().into_iter().map(|alert| alert.alert_id).collect();
+    assert_eq!(listed, ["a4", "a5", "a6", "a7", "a8", "a16", "a17", "a18", "a19", "a20"]);
+    assert_eq!(ids(&log.history("a10").expect("reads")), [19, 20], "the log has the others");
 }
 
 #[test]

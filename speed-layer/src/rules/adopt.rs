@@ -6,6 +6,7 @@ use std::sync::Arc;
 use iot_schemas::alert::Transition;
 use iot_schemas::catalog::RuleDef;
 
+use super::instance::Instance;
 use super::render::{alert_id, labels};
 use super::set::{GroupPosition, RuleSet};
 
@@ -21,7 +22,7 @@ impl RuleSet {
     }
 
     /// Takes over the active instances of a rule that `other` has and this set has not, if their alert is among
-    /// `wanted`, and remembers when those ended that have ended. Returns the alerts that were taken over.
+    /// `wanted`, and remembers when those ended that have ended. Returns the alerts that this set has now.
     ///
     /// Both sets must have the rule with the same definition and have seen the same events last.
     pub(crate) fn adopt(
@@ -37,11 +38,16 @@ impl RuleSet {
         for (key, instance) in other.instances.active() {
             let labels = labels(&other.def, &other.target.key_columns, key);
             let id = alert_id(rule, &labels, instance.started_at());
-            if wanted.contains(&id) && own.instances.active_mut(key).is_none() {
+            if !wanted.contains(&id) {
+                continue;
+            }
+            if own.instances.active_mut(key).is_none() {
                 own.put_back(key.clone(), instance.clone());
-                if own.instances.active_mut(key).is_some() {
-                    adopted.insert(id);
-                }
+            }
+            // It may have been there: taken over by a replay that was killed before the alert log had it.
+            let is_there = |own: &mut Instance| own.started_at() == instance.started_at();
+            if own.instances.active_mut(key).is_some_and(is_there) {
+                adopted.insert(id);
             }
         }
         for (key, last_time) in other.instances.ended() {

@@ -58,8 +58,9 @@ async fn a_store_that_is_down_is_an_error_in_the_end() {
     let (store, _) = patient("hang=1");
     let store = PatientStore { patience: Patience { total: Duration::ZERO, ..QUICK }, ..store };
     let error = store.get_opts(&name(1), GetOptions::default()).await.expect_err("no answer");
-    let error = error.to_string();
-    assert!(error.contains("asked for 2 times") && error.contains("no answer within 20ms"), "{error}");
+    let (error, as_ours) = (error.to_string(), crate::Error::from(error));
+    assert!(crate::error::is_passing(&as_ours), "{as_ours}");
+    assert!(error.contains("in vain, 2 times") && error.contains("no answer within 20ms"), "{error}");
 }
 
 #[test]

@@ -1,13 +1,18 @@
 //! Alerts by rule, key and time, to tell which of those that a replay finds are new.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use iot_schemas::alert::{AlertState, Transition, TransitionId};
+use iot_schemas::alert::{AlertFeed, AlertState, Transition, TransitionId};
+use iot_schemas::catalog::RuleDef;
+
+use crate::alert_log::AlertLog;
+use crate::error::Result;
 
 /// The alerts of the alert log.
 #[derive(Debug, Clone, Default)]
 pub struct KnownAlerts {
-    /// Transitions up to here have been noted.
+    /// Transitions up to here are in it.
     up_to: TransitionId,
     alerts: HashMap<String, Incident>,
 }
@@ -25,8 +30,6 @@ struct Incident {
 /// A step in the life of an alert, as far as [`KnownAlerts`] must know it.
 #[derive(Debug, Clone)]
 pub struct KnownStep {
-    /// Its number in the alert log.
-    pub id: TransitionId,
     /// The alert.
     pub alert_id: String,
     /// The rule.
@@ -42,26 +45,45 @@ pub struct KnownStep {
 }
 
 impl KnownAlerts {
-    /// Takes a step in. In the order of their numbers.
+    /// What the log has up to here, which [`Self::note`] is told next. What comes later is read from it.
+    pub fn up_to(up_to: TransitionId) -> Self {
+        Self { up_to, alerts: HashMap::new() }
+    }
+
+    /// Takes the newest step of an alert in.
     pub fn note(&mut self, step: KnownStep) {
-        let KnownStep { id, alert_id, rule, labels, state, started_at: start, at } = step;
-        self.up_to = self.up_to.max(id);
+        let KnownStep { alert_id, rule, labels, state, started_at: start, at } = step;
         let end = if is_over(state) { at } else { i64::MAX };
         self.alerts.insert(alert_id, Incident { rule, labels, start, end });
     }
 
-    /// Transitions up to here have been noted.
-    pub(super) fn up_to(&self) -> TransitionId {
-        self.up_to
+    /// Takes in what the log has got since.
+    pub(super) fn catch_up(&mut self, alerts: &AlertLog, rules: &[Arc<RuleDef>]) -> Result<()> {
+        for transition in alerts.read_after(self.up_to, usize::MAX)? {
+            self.up_to = transition.id;
+            if rules.iter().any(|rule| rule.name == transition.rule) {
+                self.note((&transition).into());
+            }
+        }
+        Ok(())
     }
 
     /// Those of one rule, to be looked up by the labels named `keys`.
     pub(super) fn of_rule(&self, rule: &str, keys: &[String]) -> Busy {
+        let mut incidents: Vec<&Incident> =
+            self.alerts.values().filter(|incident| incident.rule == rule).collect();
+        incidents.sort_unstable_by_key(|incident| incident.start);
         let mut busy = Busy { keys: keys.to_vec(), times: HashMap::new() };
-        for incident in self.alerts.values().filter(|incident| incident.rule == rule) {
+        for incident in incidents {
             let times = busy.times.entry(key_of(&incident.labels, keys)).or_default();
-            let end = times.entry(incident.start).or_insert(incident.end);
-            *end = (*end).max(incident.end);
+            match times.last_entry() {
+                // Those that overlap are one stretch of time.
+                Some(mut last) if incident.start == *last.key() || incident.start < *last.get() => {
+                    let end = (*last.get()).max(incident.end);
+                    last.insert(end);
+                }
+                _ => _ = times.insert(incident.start, incident.end),
+            }
         }
         busy
     }
@@ -70,7 +92,6 @@ impl KnownAlerts {
 impl From<&Transition> for KnownStep {
     fn from(transition: &Transition) -> Self {
         Self {
-            id: transition.id,
             alert_id: transition.alert_id.clone(),
             rule: transition.rule.clone(),
             labels: transition.labels.clone(),
@@ -81,7 +102,7 @@ impl From<&Transition> for KnownStep {
     }
 }
 
-/// When a rule had alerts, by key: start and end of each.
+/// When a rule had alerts, by key: stretches of time that do not overlap, by their starts.
 #[derive(Debug)]
 pub(super) struct Busy {
     keys: Vec<String>,
@@ -171,7 +192,9 @@ mod tests {
     #[test]
     fn an_alert_is_known_if_one_of_its_key_was_active_then() {
         let mut known = KnownAlerts::default();
-        for logged in [episode("a", 10, Some(20)), episode("a", 40, None), episode("b", 12, Some(12))] {
+        let long = [episode("c", 100, Some(200)), episode("c", 110, Some(120))];
+        let others = [episode("a", 10, Some(20)), episode("a", 40, None), episode("b", 12, Some(12))];
+        for logged in long.into_iter().chain(others) {
             logged.0.iter().for_each(|step| known.note(step.into()));
         }
         let busy = known.of_rule("r", &["device_id".to_owned()]);
@@ -188,7 +211,9 @@ mod tests {
         check("a", 50, Some(60), true);
         check("b", 12, Some(30), true);
         check("b", 13, Some(30), false);
-        check("c", 0, None, false);
+        check("c", 150, Some(160), true);
+        check("c", 200, None, false);
+        check("d", 0, None, false);
         assert!(!known.of_rule("other", &[]).overlaps(&episode("a", 10, None)));
     }
 

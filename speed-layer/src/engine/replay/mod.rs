@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use iot_schemas::alert::{AlertFeed, Transition};
+use iot_schemas::alert::Transition;
 use iot_schemas::catalog::{RuleDef, ViewDef};
 use iot_schemas::replay::{ReplayReport, ReplayedRule, ReplayedStep};
 
@@ -38,7 +38,7 @@ const LAST_MESSAGES: u64 = 1_000;
 /// How often a replay runs after the present before it lets the engine do the rest.
 const CATCH_UP_ROUNDS: usize = 5;
 /// Transitions that go into one frame of the alert log, unless one alert has more.
-const FRAME: usize = 1_000;
+const FRAME: usize = 256;
 /// Transitions of a rule that a report shows.
 const EXAMPLES: usize = 20;
 
@@ -81,12 +81,14 @@ struct Findings {
 impl SpeedLayer {
     /// Replays history for rules, and records what they find; see [`ReplayPlan`]. One replay at a time.
     ///
-    /// Costs a scan of the stream's raw table within the range, and about what the live engine spent on it; memory for
-    /// the state of the views that the rules watch, and for at most 200,000 transitions.
+    /// Costs a scan of the stream's raw table within the range, and the work of the engine with a group for each message;
+    /// memory for the state of the views that the rules watch, and for at most 200,000 transitions.
+    ///
+    /// Whoever drops the future ends the replay, unless the engine is taking over already: then it is done all the same.
     pub async fn replay(&self, plan: ReplayPlan) -> Result<ReplayReport> {
-        let _turn = self.replays.lock().await;
+        let turn = self.replays.clone().lock_owned().await;
         let started = Instant::now();
-        let mut rehearsal = Rehearsal::begin(self, &plan).await?;
+        let mut rehearsal = Rehearsal::begin(self, &plan, turn).await?;
         for _ in 0..CATCH_UP_ROUNDS {
             // In this order: the snapshot has everything that has been taken in.
             let taken_in = self.processed.borrow().clone();
@@ -97,6 +99,8 @@ impl SpeedLayer {
                 break;
             }
         }
+        // What has been found so far is read here, and not while the engine waits.
+        rehearsal.collect()?;
         let replay = Box::new(Replay { plan, rehearsal });
         let mut report = match replay.plan.dry_run {
             true => replay.report(replay.findings()?.rules),
@@ -111,11 +115,19 @@ impl Replay {
     fn findings(&self) -> Result<Findings> {
         let mut findings = Findings::default();
         let mut by_rule: std::collections::HashMap<String, Vec<Transition>> = Default::default();
-        for transition in self.rehearsal.found()? {
-            by_rule.entry(transition.rule.clone()).or_default().push(transition);
+        for transition in &self.rehearsal.found {
+            by_rule.entry(transition.rule.clone()).or_default().push(transition.clone());
         }
+        let stats = self.rehearsal.engine.rules.stats();
         for def in &self.plan.rules {
-            let mut found = ReplayedRule { rule: def.name.clone(), on: def.on.clone(), ..Default::default() };
+            let stats = stats.get(&def.name).cloned().unwrap_or_default();
+            let mut found = ReplayedRule {
+                rule: def.name.clone(),
+                on: def.on.clone(),
+                failed: stats.failed,
+                shed: stats.shed,
+                ..Default::default()
+            };
             let busy = self.plan.known.of_rule(&def.name, self.rehearsal.engine.rules.key_columns(&def.name));
             for episode in Episode::of(by_rule.remove(&def.name).unwrap_or_default()) {
                 found.alerts += 1;
@@ -154,16 +166,9 @@ impl Engine {
     pub(super) async fn take_over(&mut self, mut replay: Replay) -> Result<ReplayReport> {
         let raw = self.raw.snapshot(&replay.plan.stream)?;
         replay.rehearsal.play(&raw, &self.processed).await?;
-        for def in &replay.plan.rules {
-            if self.rules.definition(&def.name) != Some(def) {
-                let why =
-                    format!("rule `{}` was changed while history was replayed for it; try again", def.name);
-                return Err(iot_schemas::Error::invalid(why).into());
-            }
-        }
-        for transition in self.alerts.read_after(replay.plan.known.up_to(), usize::MAX)? {
-            replay.plan.known.note((&transition).into());
-        }
+        replay.rehearsal.collect()?;
+        self.check_unchanged(&replay)?;
+        replay.plan.known.catch_up(&self.alerts, &replay.plan.rules)?;
         let mut findings = replay.findings()?;
         let wanted: BTreeSet<String> =
             findings.active.iter().map(|episode| episode.first().alert_id.clone()).collect();
@@ -172,21 +177,46 @@ impl Engine {
             adopted.extend(self.rules.adopt(&rule.name, &replay.rehearsal.engine.rules, &wanted));
         }
         findings.active.retain(|episode| adopted.contains(&episode.first().alert_id));
-        // The rules first: after a crash they make up for what the log lacks, but end what they do not know.
-        self.save_surely().await;
         let at = self.position(self.processed.get(&self.config.node), &replay.plan.stream);
-        let ended = findings.ended.into_iter().map(|episode| (episode, true));
+        // What goes on first: after a crash it is what would be missed.
         let active = findings.active.into_iter().map(|episode| (episode, false));
-        let mut frame = Vec::new();
-        for (episode, historical) in ended.chain(active) {
-            frame.extend(
-                episode.0.into_iter().map(|step| Transition { historical, ..self.rules.renumber(step, &at) }),
-            );
-            if frame.len() >= FRAME {
-                self.record(std::mem::take(&mut frame)).await;
+        let ended = findings.ended.into_iter().map(|episode| (episode, true));
+        let mut frames = vec![Vec::new()];
+        for (episode, historical) in active.chain(ended) {
+            let steps =
+                episode.0.into_iter().map(|step| Transition { historical, ..self.rules.renumber(step, &at) });
+            match frames.last_mut() {
+                Some(frame) if frame.len() < FRAME => frame.extend(steps),
+                _ => frames.push(steps.collect()),
             }
         }
-        self.record(frame).await;
+        // The rules first, with the numbers that have been given: after a crash they make up for what the log lacks,
+        // but end what they do not know.
+        self.save_surely().await;
+        for frame in frames {
+            self.record(frame).await;
+        }
         Ok(replay.report(findings.rules))
+    }
+
+    /// Whether what was rehearsed is still what is in force.
+    fn check_unchanged(&self, replay: &Replay) -> Result<()> {
+        let changed = |what: &str, name: &str| {
+            let why = format!("{what} `{name}` was changed while history was replayed; try again");
+            Err(iot_schemas::Error::invalid(why).into())
+        };
+        for def in &replay.plan.views {
+            if self.shared.live(&def.name).ok().is_none_or(|live| live.view().def() != def) {
+                return changed("view", &def.name);
+            }
+        }
+        let rehearsed = &replay.rehearsal.engine.rules;
+        for def in &replay.plan.rules {
+            let same_keys = self.rules.key_columns(&def.name) == rehearsed.key_columns(&def.name);
+            if self.rules.definition(&def.name) != Some(def) || !same_keys {
+                return changed("rule", &def.name);
+            }
+        }
+        Ok(())
     }
 }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::datatypes::{Field, Int64Type, SchemaRef};
 use datafusion::common::{Column, ScalarValue};
+use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use futures::StreamExt;
 use iot_schemas::alert::{AlertFeed, Transition};
@@ -17,18 +19,30 @@ use iot_schemas::position::{Frontier, Seq};
 use iot_schemas::raw::{Checkpoint, RawSnapshot, RawStreams};
 use iot_schemas::session::spilling_context;
 use iot_schemas::table::{Store, Table, TableSpec, cast_to};
+use tokio::sync::OwnedMutexGuard;
 
 use super::ReplayPlan;
 use crate::alert_log::{AlertLog, AlertLogLimits};
 use crate::engine::{Engine, EngineConfig, SpeedLayer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// What putting the events in order may take up; a longer history spills to disk.
+/// Messages that are read, and put in order, at a time.
+const SLICE: Seq = 100_000;
+/// What that may take up; a longer slice spills to disk.
 const SORT_BYTES: usize = 256 << 20;
-/// Transitions that a replay may find.
+/// Transitions that a replay may find, and the bytes of their records.
 const MAX_TRANSITIONS: u64 = 200_000;
+const MAX_TRANSITION_BYTES: u64 = 128 << 20;
 /// The alert log of the rehearsal, which keeps them all.
-const ALERTS: AlertLogLimits = AlertLogLimits { max_bytes: 4 << 30, recent: 1, ended: 1 };
+const ALERTS: AlertLogLimits = AlertLogLimits { max_bytes: 4 << 30, recent: 1, ended: 1, is_durable: false };
+/// State rows of the open epoch at which it is closed, and the share of all state rows that it must have at least: few
+/// enough epochs to search, and no state that is merged for ever.
+const EPOCH_ROWS: usize = 65_536;
+const EPOCH_SHARE: usize = 4;
+/// Messages between two looks at how large the epoch is.
+const EPOCH_CHECK: u64 = 256;
+/// No message takes that long, unless the disk is full.
+const LONG_STEP: Duration = Duration::from_secs(60);
 
 /// An engine with the rules of a replay and the views that they watch, which has seen nothing before.
 #[derive(Debug)]
@@ -39,10 +53,16 @@ pub(super) struct Rehearsal {
     pub(super) covered: Frontier,
     pub(super) messages: u64,
     pub(super) events: u64,
+    /// What the rules have found, in the order in which they did, up to the last call of [`Self::collect`].
+    pub(super) found: Vec<Transition>,
+    /// State rows when the last epoch was closed.
+    closed_rows: usize,
     stream: Arc<str>,
+    schema: SchemaRef,
     range: (Option<i64>, Option<i64>),
-    /// Goes with the rehearsal.
+    /// Goes with the rehearsal, and before the next one may begin.
     _scratch: Scratch,
+    _turn: OwnedMutexGuard<()>,
 }
 
 /// A directory that is removed when this is dropped.
@@ -88,15 +108,20 @@ impl RawStreams for Beginning {
 }
 
 impl Rehearsal {
-    pub(super) async fn begin(speed: &SpeedLayer, plan: &ReplayPlan) -> Result<Self> {
+    pub(super) async fn begin(
+        speed: &SpeedLayer,
+        plan: &ReplayPlan,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<Self> {
         remove(&speed.scratch);
         let scratch = Scratch(speed.scratch.clone());
         std::fs::create_dir_all(&scratch.0)
             .map_err(|e| iot_schemas::Error::io(format!("creating {}", scratch.0.display()), e))?;
         let store = Store::local(&scratch.0)?;
+        let schema = speed.raw.snapshot(&plan.stream)?.schema;
         let spec = TableSpec {
             path: "empty".to_owned(),
-            schema: speed.raw.snapshot(&plan.stream)?.schema,
+            schema: schema.clone(),
             partition_by: Vec::new(),
             stats_columns: Vec::new(),
             nodes: vec![speed.node.clone()],
@@ -124,42 +149,86 @@ impl Rehearsal {
             covered: Frontier::empty(),
             messages: 0,
             events: 0,
+            found: Vec::new(),
+            closed_rows: 0,
             stream: plan.stream.clone(),
+            schema,
             range: (plan.from, plan.to),
             _scratch: scratch,
+            _turn: turn,
         })
     }
 
     /// Plays the events up to `up_to` that have not been played, each message as a group of its own.
     pub(super) async fn play(&mut self, raw: &RawSnapshot, up_to: &Frontier) -> Result<()> {
+        self.check_columns(&raw.schema)?;
         let node = self.engine.config.node.clone();
-        let up_to: Frontier = [(node.clone(), up_to.get(&node))].into_iter().collect();
-        if self.covered.covers_all(&up_to) {
-            return Ok(());
+        let last = up_to.get(&node);
+        let at = |seq: Seq| [(node.clone(), seq)].into_iter().collect::<Frontier>();
+        let mut next = self.first_in_range(raw, &at(last)).await?;
+        while let Some(first) = next.filter(|first| *first <= last) {
+            let end = last.min(first + SLICE - 1);
+            self.play_slice(raw, &at(first - 1), &at(end)).await?;
+            next = Some(end + 1);
         }
-        let plan = self.in_order(raw.events_between(&self.covered, Some(&up_to)).await?)?;
-        let session = spilling_context(SORT_BYTES)?;
-        let mut rows = session.execute_logical_plan(plan).await?.execute_stream().await?;
+        self.covered.join(&at(last));
+        let failures = self.engine.shared.stats().failures;
+        if failures > 0 {
+            let why = std::io::Error::other("steps have failed; the server's log says why");
+            return Err(iot_schemas::Error::io(format!("replaying: {failures} times"), why).into());
+        }
+        Ok(())
+    }
+
+    /// The first position to be played, so that nothing of before the range is read for long.
+    async fn first_in_range(&self, raw: &RawSnapshot, up_to: &Frontier) -> Result<Option<Seq>> {
+        if self.covered.covers_all(up_to) {
+            return Ok(None);
+        }
+        let events = self.in_range(raw.events_between(&self.covered, Some(up_to)).await?)?;
+        let first = events.aggregate(Vec::<Expr>::new(), [min(column(SEQ))])?.build()?;
+        let found = spilling_context(SORT_BYTES)?.execute_logical_plan(first).await?.collect().await?;
+        let first = found.first().and_then(|rows| rows.column(0).as_primitive_opt::<Int64Type>());
+        Ok(first.filter(|first| !first.is_empty() && first.is_valid(0)).map(|first| first.value(0) as Seq))
+    }
+
+    /// Plays the events after `after` and up to `up_to`.
+    async fn play_slice(&mut self, raw: &RawSnapshot, after: &Frontier, up_to: &Frontier) -> Result<()> {
+        let events = self.in_range(raw.events_between(after, Some(up_to)).await?)?;
+        let order = [SEQ, INDEX].map(|name| column(name).sort(true, false));
+        let plan = events.sort(order)?.build()?;
+        let mut rows =
+            spilling_context(SORT_BYTES)?.execute_logical_plan(plan).await?.execute_stream().await?;
         let mut messages = Messages::new(raw.schema.clone());
         while let Some(batch) = rows.next().await {
             for message in messages.split(&batch?)? {
                 self.take(message).await?;
             }
         }
-        if let Some(message) = messages.rest.take() {
-            self.take(message).await?;
+        match messages.rest.take() {
+            Some(message) => self.take(message).await,
+            None => Ok(()),
         }
-        let failures = self.engine.shared.stats().failures;
-        if failures > 0 {
-            let why = format!("{failures} steps of the replay have failed; the server's log says why");
-            return Err(iot_schemas::Error::invalid(why).into());
-        }
-        self.covered = up_to;
-        Ok(())
     }
 
-    fn in_order(&self, events: LogicalPlan) -> Result<LogicalPlan> {
-        let column = |name: &str| Expr::Column(Column::new_unqualified(name));
+    /// State that was made of narrower columns, or of columns that are called otherwise now, cannot go on.
+    fn check_columns(&self, now: &SchemaRef) -> Result<()> {
+        let is_other = |field: &&Arc<Field>| {
+            now.field_with_name(field.name()).ok().is_none_or(|now| now.data_type() != field.data_type())
+        };
+        match self.schema.fields().iter().find(is_other) {
+            Some(field) => {
+                let (column, stream) = (field.name(), &self.stream);
+                let why = format!(
+                    "column `{column}` of stream `{stream}` was changed while history was replayed; try again"
+                );
+                Err(iot_schemas::Error::invalid(why).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn in_range(&self, events: LogicalPlan) -> Result<LogicalPlanBuilder> {
         let time = |micros: i64| lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())));
         let mut events = LogicalPlanBuilder::from(events);
         if let Some(from) = self.range.0 {
@@ -168,8 +237,7 @@ impl Rehearsal {
         if let Some(to) = self.range.1 {
             events = events.filter(column(EVENT_TIME).lt(time(to)))?;
         }
-        let order = [SEQ, INDEX].map(|name| column(name).sort(true, false));
-        Ok(events.sort(order)?.build()?)
+        Ok(events)
     }
 
     async fn take(&mut self, rows: RecordBatch) -> Result<()> {
@@ -181,24 +249,50 @@ impl Rehearsal {
         let node = self.engine.config.node.clone();
         let stream = self.stream.clone();
         let batch = MicroBatch { stream, node: node.clone(), first_seq: seq, last_seq: seq, rows };
-        let statuses = Vec::new();
-        self.engine
-            .take(LogGroup { node, first_seq: seq, last_seq: seq, batches: vec![batch], statuses })
-            .await;
+        let batches = vec![batch];
+        let group = LogGroup { node, first_seq: seq, last_seq: seq, batches, statuses: Vec::new() };
+        if tokio::time::timeout(LONG_STEP, self.engine.take(group)).await.is_err() {
+            let trouble = self.engine.shared.not_ready().unwrap_or_else(|| "it takes too long".to_owned());
+            return Err(iot_schemas::Error::io("replaying", std::io::Error::other(trouble)).into());
+        }
         tokio::task::consume_budget().await;
-        if self.alerts.stats().latest > MAX_TRANSITIONS {
+        if self.messages.is_multiple_of(EPOCH_CHECK) {
+            self.close_large_epoch(seq).await?;
+        }
+        let found = self.alerts.stats();
+        if found.latest > MAX_TRANSITIONS || found.bytes > MAX_TRANSITION_BYTES {
             return Err(iot_schemas::Error::invalid(format!(
-                "history has more than {MAX_TRANSITIONS} alert transitions of these rules; replay a shorter range, or one rule at a time (`--rule`)"
+                "history has more than {MAX_TRANSITIONS} alert transitions of these rules, or {} MiB of them; replay a shorter range, or one rule at a time (`--rule`)",
+                MAX_TRANSITION_BYTES >> 20
             ))
             .into());
         }
         Ok(())
     }
 
-    /// What the rules have found, in the order in which they did.
-    pub(super) fn found(&self) -> Result<Vec<Transition>> {
-        self.alerts.read_after(0, usize::MAX).map_err(Error::from)
+    /// Ends the open epoch of all views once it is large: what is in it is merged again and again.
+    async fn close_large_epoch(&mut self, seq: Seq) -> Result<()> {
+        let rows = self.engine.shared.stats().state_rows;
+        let open = rows.saturating_sub(self.closed_rows);
+        if open >= EPOCH_ROWS && open * EPOCH_SHARE >= self.closed_rows {
+            for live in self.engine.all_views() {
+                live.close_epoch(&self.engine.config.node, seq).await?;
+            }
+            self.closed_rows = self.engine.shared.stats().state_rows;
+        }
+        Ok(())
     }
+
+    /// Reads what has been found since the last call.
+    pub(super) fn collect(&mut self) -> Result<()> {
+        let known = self.found.last().map_or(0, |last| last.id);
+        self.found.extend(self.alerts.read_after(known, usize::MAX)?);
+        Ok(())
+    }
+}
+
+fn column(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
 }
 
 /// Rows in log order, message by message.
