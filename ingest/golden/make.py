@@ -33,6 +33,10 @@ def cbor():
     write("cbor/tag_0_text_time.cbor", cbor2.dumps({"ts": cbor2.CBORTag(0, "2023-11-14T23:13:20.25+01:00"), "n": 1}))
     write("cbor/tag_1_epoch_time.cbor", cbor2.dumps({"ts": cbor2.CBORTag(1, 1700000000), "due": cbor2.CBORTag(1, 1700000001.5)}))
     write("cbor/self_described.cbor", cbor2.dumps(cbor2.CBORTag(55799, {"n": cbor2.CBORTag(37, 4)})))
+    parts = {"d": cbor2.CBORTag(4, [-1, 215]), "b": cbor2.CBORTag(5, [-1, 43]), "n": cbor2.CBORTag(2, b"\x07"), "m": cbor2.CBORTag(3, b"\x06")}
+    write("cbor/numbers_in_parts.cbor", cbor2.dumps(parts | {"temperature": cbor2.CBORTag(2, b"\x01" + b"\x00" * 9)}))
+    write("cbor/dead_parts.cbor", cbor2.dumps({"v": cbor2.CBORTag(4, [1.5, 2])}))
+    write("cbor/dead_not_a_number_later.cbor", cbor2.dumps([{"v": 1}, {"v": math.nan}]))
     write("cbor/integer_keys.cbor", cbor2.dumps({"n": 1, "m": {7: 2}}))
     # Indefinite lengths: {_ "text": (_ "ab", "c"), "list": [_ 1, 2], "bytes": (_ h'01', h'02')}
     write("cbor/indefinite.cbor", bytes.fromhex("bf6474657874 7f6261626163ff 646c697374 9f0102ff 656279746573 5f41014102ff ff"))
@@ -87,6 +91,7 @@ def msgpack_files():
     write("msgpack/dead_never_used.msgpack", b"\x81\xa1a\xc1")
     write("msgpack/dead_number.msgpack", msgpack.packb(17))
     write("msgpack/dead_trailing.msgpack", msgpack.packb(event) + b"\x00")
+    write("msgpack/dead_not_a_number_later.msgpack", msgpack.packb([{"v": 1}, {"v": math.inf}]))
     write("msgpack/dead_unsigned.msgpack", msgpack.packb({"v": 2**64 - 1}))
     write("msgpack/dead_not_utf8.msgpack", b"\x81\xa1a\xa2\xff\xfe")
     write("msgpack/dead_timestamp_length.msgpack", msgpack.packb({"ts": msgpack.ExtType(5, b"abc")}).replace(b"\x05abc", b"\xffabc"))
@@ -112,6 +117,7 @@ def senml():
         {-2: "dev-1:", -3: 1700000000, -5: 20, -6: 100, 0: "level", 2: 1.5, 5: 7, 7: 30},
         {0: "open", 4: True}, {0: "label", 3: "A 1"}, {0: "blob", 8: b"\x00\xff\x10"}, {"x": [1, {2: 3}], 0: "n", 2: 1},
     ]))
+    write("senml_cbor/decimal_fraction.cbor", cbor2.dumps([{-2: "dev-1:", 0: "t", 2: cbor2.CBORTag(4, [-1, 215])}]))
     write("senml_cbor/dead_map.cbor", cbor2.dumps({0: "a", 2: 1}))
     write("senml_cbor/dead_element.cbor", cbor2.dumps([5]))
     write("senml_cbor/dead_cut.cbor", cbor2.dumps(pack)[:-1])

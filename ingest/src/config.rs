@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use iot_schemas::position::NodeId;
 
@@ -43,6 +43,7 @@ pub struct IngestConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct SparkplugConfig {
     /// The name under which edge nodes see whether it is there: `spBv1.0/STATE/HOST_ID`.
+    #[serde(deserialize_with = "topic_level")]
     pub host_id: String,
     /// An edge node is asked for a rebirth this often at most.
     #[serde(with = "duration_text")]
@@ -75,6 +76,17 @@ impl Default for IngestConfig {
             sparkplug: SparkplugConfig::default(),
         }
     }
+}
+
+/// A name that can stand as a level of a topic.
+fn topic_level<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    let name = String::deserialize(d)?;
+    if name.is_empty() || name.contains(['/', '+', '#', '\0']) {
+        return Err(serde::de::Error::custom(format!(
+            "`{name}` cannot be part of a topic; leave `/`, `+` and `#` out"
+        )));
+    }
+    Ok(name)
 }
 
 /// A duration as people write it: `30s`, `500ms`.

@@ -234,13 +234,17 @@ impl GroupDecoder {
             seq,
             content_type: record.content_type,
             user_properties: record.user_properties,
+            is_replay: retry_of.is_some(),
         };
         if retry_of.is_some() {
             decoded.replayed.push(seq);
         }
         let schema_before = Arc::as_ptr(lane.decoder.schema());
         let outcome = match record.cut_from {
-            Some(bytes) => Err(format!("the payload of {bytes} bytes is larger than ingest takes")),
+            Some(bytes) => {
+                lane.decoder.cut(origin);
+                Err(format!("the payload of {bytes} bytes is larger than ingest takes"))
+            }
             None => lane.decoder.decode(record.payload, origin),
         };
         if let Some(nodes) = lane.decoder.nodes()

@@ -78,8 +78,7 @@ fn start(dir: &Path, extra: &[&str]) -> Server {
 /// Lets faults happen, and looks what has become of the messages.
 fn survive(mut server: Server, mut mosquitto: Option<Mosquitto>, disk: &Disk, loads: [Load; 2], seed: u64) {
     let mut chance = ChaCha8Rng::seed_from_u64(seed);
-    // What a broker had acknowledged when it was killed and had not passed on is lost by the broker.
-    let mut in_doubt: BTreeMap<&str, Vec<RangeInclusive<u64>>> = BTreeMap::new();
+    let mut in_doubt = InDoubt::default();
     let mut counts = [0; 3];
     let began = Instant::now();
     for _ in 0..runs(RUNS) {
@@ -87,15 +86,15 @@ fn survive(mut server: Server, mut mosquitto: Option<Mosquitto>, disk: &Disk, lo
         match (chance.random_range(0..4), &mut mosquitto) {
             (0, Some(mosquitto)) => {
                 counts[0] += 1;
-                let before: Vec<u64> = loads.iter().map(|load| load.progress().acked_up_to).collect();
-                wait_for_stored(&server, &loads, &before);
+                let acked = loads.each_ref().map(|load| load.progress().acked_up_to);
+                wait_for_stored(&server, &loads, acked, &in_doubt);
                 mosquitto.kill();
                 pause(Duration::from_millis(200));
                 mosquitto.start_again();
-                // Until then it acknowledges what it has nobody for.
-                wait_for_subscription(&server);
-                for (load, before) in loads.iter().zip(before) {
-                    in_doubt.entry(load.name()).or_default().push(before + 1..=load.progress().sent);
+                // Until it has our subscription again it acknowledges what it has nobody for.
+                wait_for_news(&server, &loads);
+                for (load, acked) in loads.iter().zip(acked) {
+                    in_doubt.add(load.name(), acked + 1..=load.progress().sent);
                 }
             }
             (1, _) if disk.can_be_filled() => {
@@ -118,7 +117,7 @@ fn survive(mut server: Server, mut mosquitto: Option<Mosquitto>, disk: &Disk, lo
     pause(Duration::from_millis(500));
     for (name, progress) in &sent {
         assert_eq!(doubled(&server, name), 0, "`{name}` has readings twice");
-        let lost = lost(&server, name, progress.sent, in_doubt.get(name));
+        let lost = lost(&server, name, progress.sent, &in_doubt);
         assert!(lost.is_empty(), "`{name}` has lost {lost:?}");
     }
     let rows = server.number("SELECT count(*) FROM readings");
@@ -140,31 +139,72 @@ fn wait_for_readiness(server: &Server, ready: bool, when: &str) {
     }
 }
 
-/// Waits until the first so many readings of each publisher are stored.
-fn wait_for_stored(server: &Server, loads: &[Load], first: &[u64]) {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until the first so many readings of each publisher are stored, but for those that a broker may have lost.
+fn wait_for_stored(server: &Server, loads: &[Load; 2], first: [u64; 2], in_doubt: &InDoubt) {
     for (load, first) in loads.iter().zip(first) {
-        let sql = format!("SELECT count(*) FROM readings WHERE source = '{}' AND n <= {first}", load.name());
-        while (server.number(&sql) as u64) < *first {
-            // An earlier kill of the broker may have lost some of them.
-            if Instant::now() > deadline - PATIENCE + Duration::from_secs(3) {
-                return;
-            }
-            wait_a_little();
+        // What came before the last doubt was waited for at that time.
+        let settled = in_doubt.up_to(load.name()).min(first);
+        wait_for_number(
+            server,
+            first - settled,
+            &format!(
+                "SELECT count(*) FROM readings WHERE source = '{}' AND n > {settled} AND n <= {first}",
+                load.name()
+            ),
+        );
+    }
+}
+
+/// Waits until a reading of each publisher is stored that is sent from now on.
+fn wait_for_news(server: &Server, loads: &[Load; 2]) {
+    for load in loads {
+        let sent = load.progress().sent;
+        wait_for_number(
+            server,
+            1,
+            &format!("SELECT count(*) FROM readings WHERE source = '{}' AND n > {sent}", load.name()),
+        );
+    }
+}
+
+fn wait_for_number(server: &Server, least: u64, sql: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let number = server.number(sql);
+        if number as u64 >= least {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{number} instead of {least}: {sql}: {}", server.status());
+        wait_a_little();
+    }
+}
+
+fn wait_for_all(server: &Server, sent: &[(&str, Progress)], in_doubt: &InDoubt) {
+    let deadline = Instant::now() + PATIENCE;
+    for (name, progress) in sent {
+        while !lost(server, name, progress.sent, in_doubt).is_empty() && Instant::now() < deadline {
+            pause(Duration::from_millis(200));
         }
     }
 }
 
-fn wait_for_all(
-    server: &Server,
-    sent: &[(&str, Progress)],
-    in_doubt: &BTreeMap<&str, Vec<RangeInclusive<u64>>>,
-) {
-    let deadline = Instant::now() + PATIENCE;
-    for (name, progress) in sent {
-        while !lost(server, name, progress.sent, in_doubt.get(name)).is_empty() && Instant::now() < deadline {
-            pause(Duration::from_millis(200));
-        }
+/// What a broker had acknowledged when it was killed and had not passed on is lost by the broker: for each
+/// publisher, in ascending order, the numbers of the readings of which that may be so.
+#[derive(Default)]
+struct InDoubt(BTreeMap<&'static str, Vec<RangeInclusive<u64>>>);
+
+impl InDoubt {
+    fn add(&mut self, name: &'static str, readings: RangeInclusive<u64>) {
+        self.0.entry(name).or_default().push(readings);
+    }
+
+    /// The last of them.
+    fn up_to(&self, name: &str) -> u64 {
+        self.0.get(name).and_then(|ranges| ranges.last()).map_or(0, |range| *range.end())
+    }
+
+    fn covers(&self, name: &str, reading: u64) -> bool {
+        self.0.get(name).into_iter().flatten().any(|range| range.contains(&reading))
     }
 }
 
@@ -175,14 +215,13 @@ fn doubled(server: &Server, name: &str) -> i64 {
 }
 
 /// Readings that are not there, apart from those that a broker may have lost; at most ten.
-fn lost(server: &Server, name: &str, sent: u64, in_doubt: Option<&Vec<RangeInclusive<u64>>>) -> Vec<u64> {
+fn lost(server: &Server, name: &str, sent: u64, in_doubt: &InDoubt) -> Vec<u64> {
     let rows = server.query(&format!(
         "SELECT sent.value AS n FROM generate_series(1, {sent}) AS sent
          LEFT ANTI JOIN (SELECT n FROM readings WHERE source = '{name}') AS stored ON sent.value = stored.n
          ORDER BY 1 LIMIT 100000"
     ));
-    let is_excused = |n: &u64| in_doubt.into_iter().flatten().any(|doubt| doubt.contains(n));
-    rows.iter().filter_map(|row| row["n"].as_u64()).filter(|n| !is_excused(n)).take(10).collect()
+    rows.iter().filter_map(|row| row["n"].as_u64()).filter(|n| !in_doubt.covers(name, *n)).take(10).collect()
 }
 
 /// A small disk of its own where that can be had, which takes root; a plain directory otherwise.

@@ -82,6 +82,16 @@ fn events_are_written_over_http_and_outlast_a_kill() {
     server.publish("sites/west/d/telemetry", r#"{"ts":1760000004000,"site":"east","temperature":1}"#);
     wait_for(&server, "SELECT count(*) FROM readings WHERE site = 'west' AND device_id = 'd'", 1);
 
+    // Telegraf says nothing of its times, which are nanoseconds whatever the stream's own events count in.
+    let ns = file("ns", "m,site=north,device_id=t temperature=20 1760000006000000000\n");
+    for path in ["/api/v2/write?org=o&bucket=readings", "/write?db=readings", "/v1/write?stream=readings"] {
+        assert_eq!(post(&server, &curl, path, text, &ns), "204");
+    }
+    let then = "SELECT count(*) FROM readings WHERE device_id = 't' AND event_time = '2025-10-09T08:53:26Z'";
+    wait_for(&server, then, 3);
+    let brotli = &["Content-Encoding: br"][..];
+    assert_eq!(post(&server, &curl, "/v1/write?stream=readings", brotli, &ns), "415");
+
     // All lines of a body or none, and the reason can be read.
     let bad = file("bad", "m,site=north,device_id=a temperature=1 1760000005\nm,site=north temperature=1\n");
     assert_eq!(post(&server, &curl, "/v1/write?stream=readings&precision=s", text, &bad), "204");

@@ -1,7 +1,7 @@
 //! CBOR (RFC 8949), head by head.
 //!
-//! Tag 0 and tag 1 are instants. Other tags say what a value is good for and are left out, except those of
-//! numbers that a column cannot hold: they are refused, as what stands behind them is no value by itself.
+//! Tag 0 and tag 1 are instants, tags 2 to 5 numbers in parts: integers of any size, and a mantissa with an exponent
+//! of ten or of two. Other tags say what a value is good for and are left out.
 
 use std::borrow::Cow;
 
@@ -106,16 +106,77 @@ impl<'a> Cbor<'a> {
                 Header::Float(v) => time::from_float(v, TimeUnitName::S),
                 _ => None,
             },
-            2..=5 => {
-                return Err(format!(
-                    "the number at byte {at} (tag {tag}) is not of 64 bits; send an integer or a double"
-                ));
+            2 | 3 => {
+                let integer = self.big_integer(tag == 3)?;
+                let integer =
+                    integer.ok_or_else(|| format!("the value at byte {at} (tag {tag}) is no integer"))?;
+                return Ok(Some(Head::Scalar(integer)));
+            }
+            4 | 5 => {
+                let number = self.in_parts(tag == 4)?.filter(|number| number.is_finite());
+                let number =
+                    number.ok_or_else(|| format!("the value at byte {at} (tag {tag}) is no number"))?;
+                return Ok(Some(Head::Scalar(Scalar::Float(number))));
             }
             _ => return Ok(None),
         };
         let instant = instant.ok_or_else(|| format!("the value at byte {at} (tag {tag}) is no time"))?;
         Ok(Some(Head::Scalar(Scalar::Instant(instant))))
     }
+}
+
+/// Integers, and numbers that are given in parts. `None` is what is none.
+impl Cbor<'_> {
+    /// The bytes of an integer, the most significant first; of -1 minus the integer if it is negative.
+    fn big_integer(&mut self, is_negative: bool) -> Result<Option<Scalar<'static>>, String> {
+        let Header::Bytes(length) = self.header()? else { return Ok(None) };
+        let bytes = self.bytes(length)?;
+        let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+        let digits = &bytes[first..];
+        if digits.len() > size_of::<u64>() {
+            let size = digits.iter().fold(0.0, |size: f64, byte| size.mul_add(256.0, f64::from(*byte)));
+            return Ok(Some(Scalar::Huge(if is_negative { -1.0 - size } else { size })));
+        }
+        let size = digits.iter().fold(0, |size: u64, byte| size << 8 | u64::from(*byte));
+        Ok(Some(if is_negative { negative(size) } else { positive(size) }))
+    }
+
+    /// An array of an exponent, of ten or of two, and a mantissa.
+    fn in_parts(&mut self, is_decimal: bool) -> Result<Option<f64>, String> {
+        let Header::Array(Some(2)) = self.header()? else { return Ok(None) };
+        let (Some(Scalar::Integer(exponent)), Some(mantissa)) = (self.integer()?, self.integer()?) else {
+            return Ok(None);
+        };
+        let Ok(exponent) = i32::try_from(exponent) else { return Ok(None) };
+        if !is_decimal {
+            return Ok(mantissa.to_float().map(|mantissa| mantissa * 2f64.powi(exponent)));
+        }
+        Ok(match mantissa {
+            // By its letters it becomes the nearest double.
+            Scalar::Integer(mantissa) => format!("{mantissa}e{exponent}").parse().ok(),
+            Scalar::Unsigned(mantissa) => format!("{mantissa}e{exponent}").parse().ok(),
+            other => other.to_float().map(|mantissa| mantissa * 10f64.powi(exponent)),
+        })
+    }
+
+    /// An integer of any size.
+    fn integer(&mut self) -> Result<Option<Scalar<'static>>, String> {
+        match self.header()? {
+            Header::Positive(n) => Ok(Some(positive(n))),
+            Header::Negative(n) => Ok(Some(negative(n))),
+            Header::Tag(tag @ 2..=3) => self.big_integer(tag == 3),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn positive(n: u64) -> Scalar<'static> {
+    i64::try_from(n).map_or(Scalar::Unsigned(n), Scalar::Integer)
+}
+
+/// -1 minus `n`, as CBOR writes negative integers.
+fn negative(n: u64) -> Scalar<'static> {
+    i64::try_from(n).map_or_else(|_| Scalar::Huge(-1.0 - n as f64), |n| Scalar::Integer(!n))
 }
 
 impl<'a> Heads<'a> for Cbor<'a> {
@@ -125,14 +186,8 @@ impl<'a> Heads<'a> for Cbor<'a> {
         loop {
             let at = self.at();
             return Ok(match self.header()? {
-                Header::Positive(n) => {
-                    Head::Scalar(i64::try_from(n).map_or(Scalar::Unsigned(n), Scalar::Integer))
-                }
-                Header::Negative(n) => match i64::try_from(n) {
-                    // The header has all bits inverted.
-                    Ok(n) => Head::Scalar(Scalar::Integer(!n)),
-                    Err(_) => return Err(format!("the integer at byte {at} does not fit in 64 bits")),
-                },
+                Header::Positive(n) => Head::Scalar(positive(n)),
+                Header::Negative(n) => Head::Scalar(negative(n)),
                 Header::Float(v) => Head::Scalar(Scalar::Float(v)),
                 Header::Simple(FALSE) => Head::Scalar(Scalar::Boolean(false)),
                 Header::Simple(TRUE) => Head::Scalar(Scalar::Boolean(true)),

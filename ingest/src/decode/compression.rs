@@ -41,12 +41,17 @@ impl Expander {
             Compression::Zstd => ("zstd", self.zstd(payload)),
         };
         outcome.map_err(|e| format!("not usable as {word}: {e}"))?;
+        self.within_bound()?;
+        Ok(&self.expanded)
+    }
+
+    fn within_bound(&self) -> Result<(), String> {
         if self.expanded.len() > MAX_EXPANDED_BYTES {
             return Err(format!(
                 "the payload expands to more than {MAX_EXPANDED_BYTES} bytes; send less at once"
             ));
         }
-        Ok(&self.expanded)
+        Ok(())
     }
 
     /// The memory that is kept between payloads.
@@ -68,6 +73,19 @@ impl Expander {
         // One byte more than allowed shows that there is more.
         reader.take(MAX_EXPANDED_BYTES as u64 + 1).read_to_end(&mut self.expanded).map(drop)
     }
+}
+
+/// A body that a format itself compresses, with gzip or in the form that zlib gives to DEFLATE.
+pub(super) fn expand_body(body: &[u8]) -> Result<Vec<u8>, String> {
+    let mut expander = Expander::default();
+    let outcome = if body.starts_with(&GZIP) {
+        expander.gzip(body)
+    } else {
+        expander.read(flate2::bufread::ZlibDecoder::new(body))
+    };
+    outcome.map_err(|e| format!("the body cannot be expanded, it is neither gzip nor DEFLATE: {e}"))?;
+    expander.within_bound()?;
+    Ok(expander.expanded)
 }
 
 #[cfg(test)]

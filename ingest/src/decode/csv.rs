@@ -21,11 +21,12 @@ pub(super) fn decode(
     if payload.is_empty() {
         return Err("the payload is empty".into());
     }
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(u8::try_from(def.delimiter).unwrap_or(b','))
-        .from_reader(payload);
+    let delimiter = u8::try_from(def.delimiter).unwrap_or(b',');
+    if let Some(line) = open_quotation(payload, delimiter) {
+        return Err(format!("line {line}: the quotation that begins there does not end"));
+    }
+    let mut reader =
+        ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(payload);
     let mut record = ByteRecord::new();
     let names = if def.columns.is_empty() {
         reader.read_byte_record(&mut record).map_err(|e| format!("not usable as CSV: {e}"))?;
@@ -51,6 +52,22 @@ pub(super) fn decode(
         })?;
     }
     Ok(())
+}
+
+/// The line in which a quoted cell begins that goes on to the end of the payload: it would swallow what follows.
+fn open_quotation(payload: &[u8], delimiter: u8) -> Option<usize> {
+    let (mut may_open, mut is_open, mut line, mut begun) = (true, false, 1, 1);
+    for byte in payload {
+        let turns = *byte == b'"' && (is_open || may_open);
+        if turns {
+            begun = if is_open { begun } else { line };
+            is_open = !is_open;
+        }
+        // A doubled quotation mark closes and opens again.
+        may_open = !is_open && (turns || *byte == delimiter || matches!(byte, b'\n' | b'\r'));
+        line += usize::from(*byte == b'\n');
+    }
+    is_open.then_some(begun)
 }
 
 /// Why a line is no good.
@@ -112,7 +129,8 @@ fn scalar(cell: &str, kind: Option<Kind>) -> Scalar<'_> {
         Some(Kind::Double | Kind::Bigint | Kind::Timestamp) => number(word),
         // A number that begins with a zero is more likely a label than a quantity.
         None if is_label(word) => None,
-        None => boolean().or_else(|| number(word)),
+        // So is one that no column of integers could hold.
+        None => boolean().or_else(|| number(word).filter(|number| !matches!(number, Scalar::Huge(_)))),
     };
     read.unwrap_or(Scalar::Text(cell))
 }
@@ -128,7 +146,9 @@ fn number(word: &str) -> Option<Scalar<'static>> {
     if let Ok(value) = word.parse() {
         return Some(Scalar::Unsigned(value));
     }
-    word.parse().ok().filter(|value: &f64| value.is_finite()).map(Scalar::Float)
+    let value = word.parse().ok().filter(|value: &f64| value.is_finite())?;
+    let is_integer = word.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
+    Some(if is_integer { Scalar::Huge(value) } else { Scalar::Float(value) })
 }
 
 fn is_label(word: &str) -> bool {

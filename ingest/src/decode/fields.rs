@@ -3,16 +3,17 @@
 use ahash::HashMap;
 use arrow::datatypes::Schema;
 
-use iot_schemas::catalog::{Format, SPARKPLUG_COLUMNS, StreamDef, UnknownFields, column_name};
+use iot_schemas::catalog::{
+    Format, SPARKPLUG_COLUMNS, StreamDef, UnknownFields, column_name, is_column_name,
+};
 use iot_schemas::layout::{DEVICE_ID, RESERVED};
-use iot_schemas::topic::is_name;
 use iot_schemas::{Error, Result};
 
 use super::column::{Column, Kind, Origin};
 use super::upcaster::Upcaster;
 
 /// A stream has no more columns of its own; a field beyond it makes its message a dead letter.
-pub(crate) const MAX_COLUMNS: usize = 500;
+pub(crate) const MAX_COLUMNS: usize = 1_000;
 /// A longer name is no column name.
 const MAX_NAME: usize = 255;
 /// Spellings that are remembered; beyond it they are resolved each time.
@@ -201,7 +202,7 @@ impl Fields {
     pub(crate) fn admit(&self, name: &str, pending: usize) -> Result<Admission, String> {
         let clean = column_name(name);
         let hint = "rename it in the payload, or set `unknown_fields: ignore`";
-        if !is_name(&clean) || clean.starts_with('_') || clean.len() > MAX_NAME {
+        if !is_column_name(&clean) || clean.starts_with('_') || clean.len() > MAX_NAME {
             return Err(format!("field `{}` cannot be a column name; {hint}", super::shorten(name)));
         }
         let lower = clean.to_lowercase();
@@ -230,6 +231,18 @@ impl Fields {
             ));
         }
         Ok(Admission::New(clean))
+    }
+
+    /// The type of the column that an unknown field will turn out to be another spelling of.
+    pub(crate) fn kind_of_spelling(&self, name: &str) -> Option<Kind> {
+        // A payload may repeat a name of megabytes in every row.
+        if self.unknown != UnknownFields::Add || name.len() > MAX_NAME {
+            return None;
+        }
+        match self.admit(name, 0) {
+            Ok(Admission::Known(at)) => Some(self.columns[at].kind()),
+            _ => None,
+        }
     }
 
     /// Remembers that `spelling` leads to a column.

@@ -65,15 +65,18 @@ impl<'a> Flatten<'a> {
         self.staging.take(self.fields, target, &self.path, scalar)
     }
 
-    /// Whether an object may stand here, `depth` objects deep.
-    pub(super) fn object(&mut self, target: Target, depth: usize) -> Result<(), Failed> {
+    /// Whether the fields of an object, `depth` objects deep, are wanted; `false` if it is to be skipped.
+    pub(super) fn object(&mut self, target: Target, depth: usize) -> Result<bool, Failed> {
         if let Some(expected) = self.expects_scalar(target) {
             return self.refuse(expected, "an object");
+        }
+        if depth >= MAX_DEPTH && target == Target::Unknown && self.fields.unknown == UnknownFields::Ignore {
+            return Ok(false);
         }
         if depth >= MAX_DEPTH {
             return self.refuse(&format!("objects at most {MAX_DEPTH} deep"), "a deeper one");
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the text of an array is wanted; `false` if the array is to be skipped.

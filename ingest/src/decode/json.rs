@@ -340,15 +340,13 @@ impl<'de> DeserializeSeed<'de> for FieldValue<'_, '_> {
 impl FieldValue<'_, '_> {
     fn number<E: Error>(self, literal: &str) -> Result<(), E> {
         let scalar = if literal.contains(['.', 'e', 'E']) {
-            let value = literal.parse().ok().filter(|value: &f64| value.is_finite());
-            Scalar::Float(value.ok_or_else(|| E::custom("number out of range"))?)
+            Scalar::Float(finite(literal)?)
         } else if let Ok(value) = literal.parse() {
             Scalar::Integer(value)
         } else if let Ok(value) = literal.parse() {
             Scalar::Unsigned(value)
         } else {
-            let reason = format!("the integer `{}` does not fit in 64 bits", super::shorten(literal));
-            return self.sink.flat.staging.fail(reason).map_err(failed);
+            Scalar::Huge(finite(literal)?)
         };
         self.sink.scalar(self.target, scalar)
     }
@@ -399,9 +397,16 @@ impl<'de> Visitor<'de> for FieldValue<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        self.sink.flat.object(self.target, self.depth).map_err(failed)?;
-        object(self.sink, map, self.depth + 1, self.position)
+        if self.sink.flat.object(self.target, self.depth).map_err(failed)? {
+            return object(self.sink, map, self.depth + 1, self.position);
+        }
+        IgnoredAny.visit_map(map).map(drop)
     }
+}
+
+fn finite<E: Error>(literal: &str) -> Result<f64, E> {
+    let value = literal.parse().ok().filter(|value: &f64| value.is_finite());
+    value.ok_or_else(|| E::custom("number out of range"))
 }
 
 /// How deep objects and arrays lie in each other.

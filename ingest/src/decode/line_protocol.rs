@@ -5,9 +5,14 @@
 
 use std::borrow::Cow;
 
+use iot_schemas::catalog::UnknownFields;
+
 use super::fields::{Fields, Target};
 use super::shorten;
 use super::staging::{Failed, Scalar, Staging};
+
+/// The field of a line's measurement.
+const MEASUREMENT: &str = "measurement";
 
 /// Collects the rows of `payload` in `staging`, or says why it is no good.
 pub(super) fn decode(payload: &[u8], fields: &mut Fields, staging: &mut Staging) -> Result<(), String> {
@@ -77,7 +82,7 @@ impl<'t> Lines<'t, '_> {
         if measurement.is_empty() {
             return Err("the measurement is missing".into());
         }
-        self.take("measurement", 0, Scalar::Text(&measurement))?;
+        self.measurement(&measurement)?;
         let mut position = 1;
         while self.eat(',') {
             let name = self.name("tag")?;
@@ -101,6 +106,15 @@ impl<'t> Lines<'t, '_> {
         }
         self.timestamp()?;
         Ok(self.staging.end_row(self.fields)?)
+    }
+
+    /// A stream that rejects unknown fields means those of its devices: every line has a measurement.
+    fn measurement(&mut self, measurement: &str) -> Result<(), Trouble> {
+        let target = self.fields.resolve(MEASUREMENT, 0);
+        if target == Target::Unknown && self.fields.unknown == UnknownFields::Reject {
+            return Ok(());
+        }
+        Ok(self.staging.take(self.fields, target, MEASUREMENT, Scalar::Text(measurement))?)
     }
 
     /// The name of a tag or field and the `=` behind it.
@@ -162,6 +176,8 @@ impl<'t> Lines<'t, '_> {
         let time = word.parse().ok().filter(|_| spaced).ok_or_else(|| {
             Trouble::Malformed(format!("`{}` behind the fields is no time; write an integer", shorten(word)))
         })?;
+        // A tag or a field may be called as the event time is elsewhere: the line's own time counts.
+        self.staging.retime(None);
         self.staging.take_as_it_is(self.fields, Target::EventTime, "timestamp", Scalar::Integer(time))?;
         self.eat_spaces();
         if !self.at_end_of_line() {

@@ -58,6 +58,9 @@ use staging::Staging;
 /// a million empty objects has few bytes, but each of them becomes a row of all columns.
 const MAX_GROUP_BYTES: usize = 256 << 20;
 
+/// What some editors and libraries put in front of UTF-8.
+const BOM: [u8; 3] = *b"\xef\xbb\xbf";
+
 /// What a topic says about the events of its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Captures {
@@ -86,13 +89,15 @@ pub(crate) struct Origin<'a> {
     pub(crate) seq: Seq,
     pub(crate) content_type: Option<&'a str>,
     pub(crate) user_properties: UserProperties<'a>,
+    /// Whether it was a dead letter: what it says about the state of its sender is from the past.
+    pub(crate) is_replay: bool,
 }
 
 impl<'a> Origin<'a> {
     /// A message without properties.
     pub(crate) fn plain(topic: &'a str, captures: &'a Captures, arrival: i64, seq: Seq) -> Self {
         let (content_type, user_properties) = (None, UserProperties::default());
-        Self { topic, captures, arrival, seq, content_type, user_properties }
+        Self { topic, captures, arrival, seq, content_type, user_properties, is_replay: false }
     }
 }
 
@@ -196,6 +201,13 @@ impl StreamDecoder {
         Some(captures)
     }
 
+    /// Takes note of a message that is a dead letter because only its beginning was kept.
+    pub(crate) fn cut(&self, origin: Origin<'_>) {
+        if self.payloads.format == Format::SparkplugB {
+            self.sparkplug.cut(origin);
+        }
+    }
+
     /// Adds the events of one message, all or none. Returns how many, or why it is a dead letter.
     pub(crate) fn decode(&mut self, payload: &[u8], origin: Origin<'_>) -> Result<usize, String> {
         if origin.user_properties.is_cut && !self.properties.is_empty() {
@@ -220,7 +232,7 @@ impl StreamDecoder {
         let is_written = origin.captures.is_written;
         let format = self.payloads.format_of(origin.content_type, is_written)?;
         let said = origin.content_type.filter(|_| is_written).and_then(precision);
-        let unit = said.or(self.payloads.time_unit).unwrap_or(format.time_unit());
+        let unit = said.or(self.payloads.unit_of(format, is_written)).unwrap_or(format.time_unit());
         let (fields, staging) = (&mut self.fields, &mut self.staging);
         staging.clear(origin.captures.device.is_some(), unit);
         if let Some(upcast) = &mut fields.upcast {
@@ -229,6 +241,7 @@ impl StreamDecoder {
         fields.is_written = is_written;
         let compression = if is_written { Compression::Auto } else { *compression };
         let payload = self.expander.expand(payload, compression)?;
+        let payload = if format.is_text() { payload.strip_prefix(&BOM).unwrap_or(payload) } else { payload };
         let rows = rows.as_deref();
         match format {
             // No content type means JSON.
@@ -363,6 +376,13 @@ impl Payloads {
             csv: def.csv.clone().unwrap_or_default(),
             time_unit: def.event_time.as_ref().and_then(|time| time.unit),
         }
+    }
+
+    /// The unit of event times in this format, if the stream says it. Who writes line protocol to a stream of another
+    /// format means nanoseconds.
+    fn unit_of(&self, format: Format, is_written: bool) -> Option<TimeUnitName> {
+        let is_foreign = is_written && format == Format::LineProtocol && self.format != format;
+        self.time_unit.filter(|_| !is_foreign)
     }
 
     /// How a payload of this content type is encoded. What is written to a stream by name always says it.

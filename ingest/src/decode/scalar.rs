@@ -12,6 +12,8 @@ pub(crate) enum Scalar<'a> {
     Integer(i64),
     /// An integer beyond `i64`.
     Unsigned(u64),
+    /// An integer beyond 64 bits, as the nearest double.
+    Huge(f64),
     Float(f64),
     Text(&'a str),
     /// Microseconds since 1970, where the encoding has a type for it.
@@ -37,9 +39,19 @@ impl<'a> Scalar<'a> {
             Self::Boolean(v) => upcast::Value::Boolean(v),
             Self::Integer(v) => upcast::Value::Integer(v),
             Self::Unsigned(v) => upcast::Value::Unsigned(v),
-            Self::Float(v) => upcast::Value::Float(v),
+            Self::Float(v) | Self::Huge(v) => upcast::Value::Float(v),
             Self::Text(v) => upcast::Value::Text(v.to_owned()),
             Self::Instant(v) => upcast::Value::Instant(v),
+        }
+    }
+
+    /// The nearest double, if it is a number.
+    pub(crate) fn to_float(self) -> Option<f64> {
+        match self {
+            Self::Integer(v) => Some(v as f64),
+            Self::Unsigned(v) => Some(v as f64),
+            Self::Float(v) | Self::Huge(v) => Some(v),
+            Self::Boolean(_) | Self::Text(_) | Self::Instant(_) => None,
         }
     }
 
@@ -49,6 +61,7 @@ impl<'a> Scalar<'a> {
             Self::Boolean(v) => format!("boolean `{v}`"),
             Self::Integer(v) => format!("integer `{v}`"),
             Self::Unsigned(v) => format!("integer `{v}`"),
+            Self::Huge(v) => format!("integer `{v}`, which has more than 64 bits"),
             Self::Float(v) => format!("number `{v}`"),
             Self::Text(v) => format!("text `{}`", shorten(v)),
             Self::Instant(v) => format!("the time `{}`", micros_rfc3339::to_text(*v)),

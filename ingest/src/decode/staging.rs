@@ -96,6 +96,11 @@ impl Staging {
         self.stamp += 1;
     }
 
+    /// Gives the row that was begun another time, which wins over that of a field.
+    pub(crate) fn retime(&mut self, event_time: Option<i64>) {
+        self.row.event_time = event_time;
+    }
+
     /// Gives the row that was begun its time and its device.
     pub(crate) fn place(&mut self, event_time: i64, device: (usize, usize)) {
         self.row.event_time = Some(event_time);
@@ -181,7 +186,10 @@ impl Staging {
             Target::Column(at) | Target::EventTimeColumn(at) => Some(fields.columns[at].kind()),
             Target::DeviceId => Some(Kind::Text),
             Target::EventTime => Some(Kind::Timestamp),
-            Target::Unknown => self.new.iter().find(|new| new.spelling == name).map(|new| new.kind),
+            Target::Unknown => {
+                let new = self.new.iter().find(|new| new.spelling == name).map(|new| new.kind);
+                new.or_else(|| fields.kind_of_spelling(name))
+            }
             Target::Skip => None,
         }
     }
@@ -222,10 +230,12 @@ impl Staging {
     ) -> Result<(), Failed> {
         match target {
             Target::Column(at) => self.take_column(fields, at, scalar),
-            Target::EventTime => self.take_time(name, scalar),
+            Target::EventTime => self.take_time(name, scalar).map(drop),
             Target::EventTimeColumn(at) => {
-                self.take_time(name, scalar)?;
-                self.take_column(fields, at, scalar)
+                let time = self.take_time(name, scalar)?;
+                // A column of times has the event time; its unit is the stream's.
+                let is_time = fields.columns[at].kind() == Kind::Timestamp;
+                self.take_column(fields, at, if is_time { Scalar::Instant(time) } else { scalar })
             }
             Target::DeviceId => self.take_device(scalar),
             Target::Skip => Ok(()),
@@ -247,14 +257,15 @@ impl Staging {
         self.fail(format!("field `{}`: expected {expected}, found {found}", shorten(name)))
     }
 
-    fn take_time(&mut self, name: &str, scalar: Scalar<'_>) -> Result<(), Failed> {
+    /// The event time of the row, in microseconds since 1970.
+    fn take_time(&mut self, name: &str, scalar: Scalar<'_>) -> Result<i64, Failed> {
         if self.row.event_time.is_some() {
             return self.fail(format!("field `{name}` is given twice"));
         }
         match as_time(scalar, self.time_unit) {
             Some(micros) => {
                 self.row.event_time = Some(micros);
-                Ok(())
+                Ok(micros)
             }
             None => {
                 let expected = "a time, as RFC 3339 text or a number since 1970";
@@ -290,7 +301,7 @@ impl Staging {
         let value = match self.fit(kind, scalar) {
             Some(value) => value,
             None => match (kind, origin, scalar) {
-                (Kind::Bigint, Origin::Found, Scalar::Float(v)) => {
+                (Kind::Bigint, Origin::Found, Scalar::Float(v)) if v.is_finite() => {
                     if !self.widen.contains(&at) {
                         self.widen.push(at);
                     }
@@ -347,7 +358,8 @@ impl Staging {
             }
             Err(reason) => return self.fail(reason),
         };
-        if let Some(other) = self.new.iter().find(|new| new.name.eq_ignore_ascii_case(&clean)) {
+        let lower = clean.to_lowercase();
+        if let Some(other) = self.new.iter().find(|new| new.name.to_lowercase() == lower) {
             let reason = format!("the fields `{}` and `{name}` would be the same column", other.spelling);
             return self.fail(reason);
         }
@@ -357,7 +369,7 @@ impl Staging {
             Scalar::Float(_) => Kind::Double,
             Scalar::Text(_) => Kind::Text,
             Scalar::Instant(_) => Kind::Timestamp,
-            Scalar::Unsigned(_) => return self.refuse_value(&clean, Kind::Bigint, scalar),
+            Scalar::Unsigned(_) | Scalar::Huge(_) => return self.refuse_value(&clean, Kind::Bigint, scalar),
         };
         self.new.push(NewColumn { name: clean, spelling: name.to_owned(), kind, stamp: 0 });
         self.take_new(fields.columns.len(), self.new.len() - 1, scalar)
@@ -372,7 +384,7 @@ impl Staging {
         let kind = self.new[i].kind;
         let value = match (self.fit(kind, scalar), kind, scalar) {
             (Some(value), ..) => value,
-            (None, Kind::Bigint, Scalar::Float(v)) => {
+            (None, Kind::Bigint, Scalar::Float(v)) if v.is_finite() => {
                 self.new[i].kind = Kind::Double;
                 Value::Float(v)
             }
@@ -392,7 +404,7 @@ impl Staging {
     /// The value as a column of type `kind` takes it.
     fn fit(&mut self, kind: Kind, scalar: Scalar<'_>) -> Option<Value> {
         match (kind, scalar) {
-            (Kind::Double, Scalar::Float(v)) => v.is_finite().then_some(Value::Float(v)),
+            (Kind::Double, Scalar::Float(v) | Scalar::Huge(v)) => v.is_finite().then_some(Value::Float(v)),
             (Kind::Double | Kind::Bigint, Scalar::Integer(v)) => Some(Value::Integer(v)),
             (Kind::Double, Scalar::Unsigned(v)) => Some(Value::Float(v as f64)),
             (Kind::Bigint, Scalar::Float(v)) => whole(v).map(Value::Integer),
@@ -437,11 +449,14 @@ fn as_time(scalar: Scalar<'_>, unit: TimeUnitName) -> Option<i64> {
         Scalar::Integer(value) => time::from_integer(value, unit),
         Scalar::Float(value) => time::from_float(value, unit),
         Scalar::Instant(micros) => Some(micros),
-        Scalar::Boolean(_) | Scalar::Unsigned(_) => None,
+        Scalar::Boolean(_) | Scalar::Unsigned(_) | Scalar::Huge(_) => None,
     }
 }
 
-/// A number without fraction as an integer, if it fits.
+/// Beyond this, 2^53, a double has no fraction whatever was sent, and may be another integer than that.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// A number without fraction as an integer, if it certainly is the one that was sent.
 fn whole(value: f64) -> Option<i64> {
-    (value.fract() == 0.0 && value.abs() < 9_223_372_036_854_775_808.0).then_some(value as i64)
+    (value.fract() == 0.0 && value.abs() <= MAX_EXACT).then_some(value as i64)
 }

@@ -176,8 +176,8 @@ fn declared_fields_take_their_types_and_refuse_others() {
         (r#"{"ts":1,"status":3}"#, "field `status`: expected text, found integer `3`"),
         (r#"{"ts":1,"due":-1}"#, "field `due`: expected timestamp, found integer `-1`"),
         (
-            r#"{"ts":1,"temperature":123456789012345678901234567890}"#,
-            "the integer `123456789012345678901234567890` does not fit in 64 bits",
+            r#"{"ts":1,"count":123456789012345678901234567890}"#,
+            "field `count`: expected bigint, found integer `123456789012345680000000000000`, which has more than 64 bits",
         ),
         (r#"{"ts":1,"count":1,"count":2}"#, "field `count` is given twice"),
         (r#"{"ts":1,"extra":2}"#, "field `extra` is not declared and the stream rejects unknown fields"),
@@ -235,7 +235,7 @@ fn unknown_fields_become_columns() {
         ("[5]", "not usable as JSON: invalid type: integer `5`, expected an object in the array at line 1 column 2".into()),
         ("{\"v\":1", "not usable as JSON: EOF while parsing an object at line 1 column 6".into()),
         ("{} {}", "not usable as JSON: trailing characters at line 1 column 4".into()),
-        (r#"{"_id":1}"#, format!("field `_id` cannot be a column name; {hint}")),
+        (r#"{"_":1}"#, format!("field `_` cannot be a column name; {hint}")),
         (r#"{"1st":1}"#, format!("field `1st` cannot be a column name; {hint}")),
         (r#"{"event_time":1}"#, format!("field `event_time` has a name that the system uses itself; {hint}")),
         (r#"{"a b":1,"a-b":2}"#, "the fields `a b` and `a-b` would be the same column".into()),
@@ -409,13 +409,67 @@ fn long_names_of_objects_and_columns_cost_no_time() {
 }
 
 #[test]
-fn a_stream_has_at_most_500_columns() {
+fn a_declared_event_time_counts_in_the_units_of_the_stream() {
+    for (unit, ts) in [("s", "1700000000"), ("ns", "1700000000000000000"), ("ms", "\"2023-11-14T22:13:20Z\"")]
+    {
+        let settings = format!("event_time: {{field: ts, unit: {unit}}}\nfields: {{ts: timestamp}}\n");
+        let mut bench = Bench::new(&format!("{EVENTS}{settings}"));
+        bench.take("devices/a/telemetry", format!("{{\"ts\":{ts}}}")).expect("a time");
+        assert_eq!(bench.rows(), "2023-11-14T22:13:20Z | a | 2023-11-14T22:13:20Z", "{unit}");
+    }
+}
+
+#[test]
+fn a_field_that_nobody_wants_cannot_spoil_its_message() {
+    let deep = format!("{}1{}", "{\"x\":".repeat(20), "}".repeat(20));
+    let payload =
+        format!("{{\"v\":1,\"iccid\":89014103211118510720,\"n\":18446744073709551615,\"deep\":{deep}}}");
+    let mut bench = Bench::new(&format!("{EVENTS}unknown_fields: ignore\nfields: {{v: bigint}}\n"));
+    assert_eq!(bench.take("devices/a/telemetry", &payload), Ok(1));
+    let reason =
+        Bench::new(EVENTS).take("devices/a/telemetry", &payload).expect_err("columns of it would be wrong");
+    assert!(reason.contains("`iccid`: expected bigint, found integer `89014103211118510000`"), "{reason}");
+}
+
+#[test]
+fn a_message_has_the_same_outcome_whatever_came_before() {
+    let mut bench = Bench::new(&format!("{EVENTS}format: csv\nfields: {{serial_no: text}}\n"));
+    for _ in 0..2 {
+        assert_eq!(bench.take("devices/a/telemetry", "serial no\n12\n"), Ok(1));
+    }
+}
+
+#[test]
+fn no_integer_column_takes_what_may_be_another_integer() {
+    let mut bench = Bench::new(&format!("{EVENTS}fields: {{n: bigint}}\n"));
+    for (value, expect) in [
+        ("9007199254740992.0", Ok(1)),
+        ("9007199254740994.0", Err(())),
+        ("12345678901234567.5", Err(())),
+        ("1e300", Err(())),
+    ] {
+        let outcome = bench.take("devices/a/telemetry", format!("{{\"n\":{value}}}"));
+        assert_eq!(outcome.map_err(drop), expect, "{value}");
+    }
+}
+
+#[test]
+fn a_stream_that_rejects_unknown_fields_takes_line_protocol() {
+    let mut bench = Bench::new(&format!(
+        "{EVENTS}format: line_protocol\nunknown_fields: reject\nfields: {{v: double}}\n"
+    ));
+    assert_eq!(bench.take("devices/a/telemetry", "m v=1 1700000000000000000"), Ok(1));
+    assert!(bench.take("devices/a/telemetry", "m,site=x v=1").is_err());
+}
+
+#[test]
+fn a_stream_has_at_most_1000_columns() {
     let mut bench = Bench::new(EVENTS);
-    for i in 0..500 {
+    for i in 0..1_000 {
         bench.take("devices/a/telemetry", format!("{{\"c{i}\":1}}")).expect("room");
     }
     let reason = bench.take("devices/a/telemetry", r#"{"one_more":1}"#).expect_err("no room");
-    assert!(reason.contains("beyond the 500"), "{reason}");
+    assert!(reason.contains("beyond the 1000"), "{reason}");
     bench.take("devices/a/telemetry", r#"{"c499":2}"#).expect("known columns go on");
 }
 

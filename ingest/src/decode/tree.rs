@@ -255,10 +255,10 @@ impl<'a, H: Heads<'a>> Walk<'_, H> {
             Head::Scalar(scalar) => self.flat.scalar(target, scalar)?,
             Head::Text(text) => self.flat.scalar(target, Scalar::Text(&text))?,
             Head::Bytes(bytes) => self.flat.scalar(target, Scalar::Text(&bytes_text(&bytes)))?,
-            Head::Map(length) => {
-                self.flat.object(target, depth)?;
+            Head::Map(length) if self.flat.object(target, depth)? => {
                 self.object(length, depth + 1, position)?;
             }
+            Head::Map(_) => skip(&mut self.heads, head, 0)?,
             Head::Array(_) if self.flat.array(target)? => {
                 let mut text = String::new();
                 self.write_json(head, &mut text, 0)?;
@@ -320,7 +320,7 @@ fn write_scalar(scalar: Scalar<'_>, out: &mut String) {
         Scalar::Integer(v) => out.push_str(&v.to_string()),
         Scalar::Unsigned(v) => out.push_str(&v.to_string()),
         // JSON has no word for what is no number.
-        Scalar::Float(v) => out.push_str(&serde_json::Value::from(v).to_string()),
+        Scalar::Float(v) | Scalar::Huge(v) => out.push_str(&serde_json::Value::from(v).to_string()),
         Scalar::Text(v) => write_text(v, out),
         Scalar::Instant(v) => write_text(&micros_rfc3339::to_text(v), out),
     }

@@ -38,7 +38,8 @@ impl Upcaster {
 
     /// The number of the input that the field spelled `name` is, if it is one.
     pub(crate) fn input(&self, name: &str) -> Option<usize> {
-        let is_clean = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let is_clean = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if is_clean { self.numbers.get(name).copied() } else { self.numbers.get(&column_name(name)).copied() }
     }
 

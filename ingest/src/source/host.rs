@@ -90,7 +90,17 @@ impl Host {
 
 fn state(id: &str, is_online: bool, micros: i64) -> Said {
     let payload = serde_json::json!({ "online": is_online, "timestamp": millis(micros) });
-    Said { topic: format!("spBv1.0/STATE/{id}"), payload: payload.to_string().into_bytes(), is_state: true }
+    Said { topic: state_topic(id), payload: payload.to_string().into_bytes(), is_state: true }
+}
+
+fn state_topic(id: &str) -> String {
+    format!("spBv1.0/STATE/{id}")
+}
+
+/// Whether a state says that the host application has gone.
+fn says_offline(payload: &[u8]) -> bool {
+    let state: Option<serde_json::Value> = serde_json::from_slice(payload).ok();
+    state.is_some_and(|state| state["online"] == false)
 }
 
 fn millis(micros: i64) -> u64 {
@@ -144,6 +154,8 @@ async fn speak(client: AsyncClient, events: EventLoop, mut host: Host, stop: Can
             () = stop.cancelled() => break,
         }
     }
+    // From here on it is true that we have gone.
+    connection.is_wanted.store(false, Ordering::Relaxed);
     if let Some(said) = host.farewell() {
         connection.say(said);
     }
@@ -180,10 +192,10 @@ impl Connection {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
                     pause = FIRST_RETRY;
-                    if self.is_wanted.load(Ordering::Relaxed) {
-                        self.say(state(&self.id, true, self.since.load(Ordering::Relaxed)));
-                    }
+                    self.watch();
+                    self.say_online();
                 }
+                Ok(Event::Incoming(Packet::Publish(said))) if says_offline(&said.payload) => self.say_online(),
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
                 Ok(_) => {}
                 Err(e) => {
@@ -193,6 +205,20 @@ impl Connection {
                     self.set_will(&mut events);
                 }
             }
+        }
+    }
+
+    /// Says that the host application is there, if it is to be seen.
+    fn say_online(&self) {
+        if self.is_wanted.load(Ordering::Relaxed) {
+            self.say(state(&self.id, true, self.since.load(Ordering::Relaxed)));
+        }
+    }
+
+    /// Lets us hear our own state: a will that comes late, or another process of our name, may say that we have gone.
+    fn watch(&self) {
+        if let Err(e) = self.client.try_subscribe(state_topic(&self.id), QoS::AtLeastOnce) {
+            tracing::debug!("the Sparkplug host application cannot watch its state now: {e}");
         }
     }
 
@@ -213,5 +239,7 @@ mod tests {
         let said = state("plant", true, 1_700_000_000_123_456);
         assert_eq!(said.topic, "spBv1.0/STATE/plant");
         assert_eq!(said.payload, br#"{"online":true,"timestamp":1700000000123}"#);
+        assert!(!says_offline(&said.payload) && says_offline(&state("plant", false, 0).payload));
+        assert!(!says_offline(b"OFFLINE") && !says_offline(b""));
     }
 }

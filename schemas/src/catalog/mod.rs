@@ -1,5 +1,6 @@
 //! The catalog: the YAML documents that say what streams, views and rules exist.
 
+mod column_name;
 mod device;
 mod rule;
 mod stream;
@@ -11,12 +12,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use column_name::{column_name, is_column_name};
 pub use device::DeviceDef;
 pub use rule::{RuleDef, Severity};
 pub use stream::{
     Compression, CsvDef, EventTimeDef, FieldDef, FieldType, Format, FutureEvents, OnPressure, RateLimit,
     SPARKPLUG_COLUMNS, StatusDef, StreamDef, TimeLimits, TimeUnitName, UnknownFields, UpcastDef, Words,
-    column_name,
 };
 pub use view::{BatchSchedule, ViewDef};
 
@@ -363,7 +364,8 @@ notify: [ops-webhook]
         check("properties: [plant, x-unit]\ndedup: [plant, x_unit]", &[]);
         check("properties: [site]", &["property `site` collides"]);
         check("properties: [a-b, a b]", &["property `a b` collides with the column `a_b`"]);
-        check("properties: [9]", &["property `9` cannot be a column name"]);
+        check("properties: [9]", &[]);
+        check("properties: [\"-\"]", &["property `-` cannot be a column name"]);
         check("properties: [event_time]", &["collides"]);
         let aliases = |aliases: &str, expect: &[&str]| {
             let fields = format!("fields: {{v: {{type: double, aliases: [{aliases}]}}, w: bigint}}");

@@ -18,9 +18,9 @@ pub use pressure::{OnPressure, RateLimit};
 pub use status::{StatusDef, Words};
 pub use upcast::UpcastDef;
 
-use super::{Kind, duration_text};
+use super::{Kind, column_name, duration_text, is_column_name};
 use crate::layout::{DEVICE_ID, EVENT_TIME, IS_HISTORICAL, RESERVED, timestamp_type};
-use crate::topic::{TopicPattern, is_name};
+use crate::topic::TopicPattern;
 use crate::upcast::Upcast;
 
 /// Names that tables of the system have, and no stream may take.
@@ -179,7 +179,7 @@ impl StreamDef {
             if RESERVED.contains(&name.as_str()) {
                 return Err(format!("the field name `{name}` is taken by a column of the system"));
             }
-            if !is_name(name) {
+            if !is_column_name(name) {
                 return Err(format!("`{name}` is no column name; use letters, digits and `_`"));
             }
         }
@@ -226,7 +226,8 @@ impl StreamDef {
                 if let Some(other) = other.filter(|other| other != name) {
                     return Err(format!("the alias `{alias}` of `{name}` leads to `{other}` already"));
                 }
-                if alias == name || outside.contains(&lower) || RESERVED.contains(&lower.as_str()) {
+                let is_reserved = [&lower, alias].iter().any(|name| RESERVED.contains(&name.as_str()));
+                if alias == name || outside.contains(&lower) || is_reserved {
                     return Err(format!("the alias `{alias}` of `{name}` is the name of a column"));
                 }
                 if column_name(time).to_lowercase() == lower {
@@ -241,7 +242,7 @@ impl StreamDef {
     fn check_properties(&self) -> Result<(), String> {
         let mut seen: Vec<String> = Vec::new();
         for (property, column) in self.properties.iter().zip(self.property_columns()) {
-            if !is_name(&column) || column.starts_with('_') {
+            if !is_column_name(&column) || column.starts_with('_') {
                 return Err(format!("the property `{property}` cannot be a column name"));
             }
             let taken = RESERVED.contains(&column.as_str())
@@ -314,11 +315,6 @@ impl StreamDef {
             None => Ok(()),
         }
     }
-}
-
-/// The name of the column for a field, a property or a sensor that is spelled `name`.
-pub fn column_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 /// With what the topic of every Sparkplug message begins.

@@ -15,7 +15,7 @@ use crate::position::{NodeId, Seq};
 
 /// Versions that a stream can have. A definition is not changed any more beyond half of them: the rest is for what events
 /// bring, which is at most two versions for each column.
-pub const MAX_VERSIONS: usize = 2_000;
+pub const MAX_VERSIONS: usize = 4_000;
 
 /// Why a version came into being.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -57,6 +57,7 @@ async fn write(
     headers: HeaderMap,
     payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
+    check_coding(&headers)?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = encoding(content_type.unwrap_or_default())?;
     take(&app, ("stream", params.stream), content_type, params.precision, payload).await
@@ -65,17 +66,41 @@ async fn write(
 async fn write_as_influx_2(
     State(app): State<Arc<App>>,
     Params(params): Params<Influx2Params>,
+    headers: HeaderMap,
     payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
-    take(&app, ("bucket", params.bucket), LINE_PROTOCOL, params.precision, payload).await
+    check_coding(&headers)?;
+    let precision = params.precision.or_else(default_precision);
+    take(&app, ("bucket", params.bucket), LINE_PROTOCOL, precision, payload).await
 }
 
 async fn write_as_influx_1(
     State(app): State<Arc<App>>,
     Params(params): Params<Influx1Params>,
+    headers: HeaderMap,
     payload: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
-    take(&app, ("db", params.db), LINE_PROTOCOL, params.precision, payload).await
+    check_coding(&headers)?;
+    let precision = params.precision.or_else(default_precision);
+    take(&app, ("db", params.db), LINE_PROTOCOL, precision, payload).await
+}
+
+/// What InfluxDB takes times for if nothing is said, whatever the stream's own events count in.
+fn default_precision() -> Option<String> {
+    Some("ns".to_owned())
+}
+
+/// Refuses a body that is compressed in a way that ingest would not expand.
+fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let coding =
+        headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match coding.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" | "gzip" | "x-gzip" | "zstd" => Ok(()),
+        _ => Err(Problem::new(
+            ProblemKind::UNSUPPORTED_MEDIA_TYPE,
+            format!("the content encoding `{coding}` is not taken; send gzip, zstd or none"),
+        )),
+    }
 }
 
 /// What the body is. Without a word about it, or with what clients say who do not care, it is line protocol.
@@ -159,7 +184,9 @@ mod tests {
             ("/v1/write?stream=a", "", line),
             ("/v1/write?stream=a&precision=s", "text/plain; charset=utf-8", &format!("{line}; precision=s")),
             ("/v1/write?stream=a", "application/x-ndjson", "application/x-ndjson"),
-            ("/api/v2/write?org=o&bucket=a&precision=ns", "text/plain", &format!("{line}; precision=ns")),
+            ("/api/v2/write?org=o&bucket=a&precision=s", "text/plain", &format!("{line}; precision=s")),
+            ("/api/v2/write?org=o&bucket=a", "text/plain", &format!("{line}; precision=ns")),
+            ("/write?db=a", "", &format!("{line}; precision=ns")),
             (
                 "/write?db=a&u=me&precision=n",
                 "application/x-www-form-urlencoded",

@@ -43,10 +43,9 @@ fn record<'a>(heads: &mut Cbor<'a>, mut length: Length) -> Result<Record<'a>, St
         };
         let head = value(heads)?;
         let given = match head {
-            Head::Scalar(Scalar::Integer(v)) => Given::Number(v as f64),
-            Head::Scalar(Scalar::Unsigned(v)) => Given::Number(v as f64),
-            Head::Scalar(Scalar::Float(v)) if v.is_finite() => Given::Number(v),
             Head::Scalar(Scalar::Boolean(v)) => Given::Boolean(v),
+            Head::Scalar(Scalar::Float(v)) if !v.is_finite() => Given::Other("what is no number"),
+            Head::Scalar(scalar) => scalar.to_float().map_or(Given::Other("a time"), Given::Number),
             Head::Text(text) => Given::Text(text),
             Head::Bytes(bytes) => Given::Data(bytes_text(&bytes)),
             other => {

@@ -29,8 +29,8 @@ const SEPARATORS: [char; 6] = [':', '/', '.', '_', '-', ';'];
 struct Base<'a> {
     time: f64,
     unit: Option<Cow<'a, str>>,
-    value: f64,
-    sum: f64,
+    value: Option<f64>,
+    sum: Option<f64>,
 }
 
 /// The records of a pack, resolved.
@@ -69,21 +69,25 @@ impl<'a> Pack<'a> {
             return Err(format!("version {version} of SenML is not understood, only {VERSION}"));
         }
         self.base.time = record.base_time.unwrap_or(self.base.time);
-        self.base.value = record.base_value.unwrap_or(self.base.value);
+        self.base.value = record.base_value.or(self.base.value);
         self.base.unit = record.base_unit.or(self.base.unit.take());
-        let base_sum = record.base_sum.is_some();
-        self.base.sum = record.base_sum.unwrap_or(self.base.sum);
+        self.base.sum = record.base_sum.or(self.base.sum);
         if let Some(name) = record.base_name
             && self.devices.last() != Some(&name)
         {
             self.devices.push(name);
         }
-        let (value, sum) = (record.value, record.sum);
-        if value.is_none() && sum.is_none() {
-            // Only base values, unless it means to say one of them.
-            let says_base = record.base_value.is_some() || base_sum;
-            let is_named = record.name.is_some() || record.time.is_some() || record.unit.is_some();
-            return if says_base || !is_named { Ok(()) } else { Err("there is no value and no sum".into()) };
+        let is_named = record.name.is_some() || record.time.is_some() || record.unit.is_some();
+        let value = match record.value {
+            // The base value alone is the value of a record that is about a sensor.
+            None if is_named && record.sum.is_none() => self.base.value.map(|_| Value::Number(0.0)),
+            value => value,
+        };
+        // What is no number has no sum, unless it says so itself.
+        let may_add_up = matches!(value, None | Some(Value::Number(_)));
+        let has_sum = record.sum.is_some() || (self.base.sum.is_some() && may_add_up);
+        if value.is_none() && record.sum.is_none() && !(is_named && has_sum) {
+            return if is_named { Err("there is no value and no sum".into()) } else { Ok(()) };
         }
         if self.measures.len() >= MAX_RECORDS {
             return Err(format!("a pack may have {MAX_RECORDS} records; send smaller ones"));
@@ -95,10 +99,10 @@ impl<'a> Pack<'a> {
             sensor: record.name.unwrap_or_default(),
             unit: record.unit.or_else(|| self.base.unit.clone()),
             value: value.map(|value| match value {
-                Value::Number(v) => Value::Number(self.base.value + v),
+                Value::Number(v) => Value::Number(self.base.value.unwrap_or(0.0) + v),
                 other => other,
             }),
-            sum: sum.map(|sum| self.base.sum + sum),
+            sum: has_sum.then(|| self.base.sum.unwrap_or(0.0) + record.sum.unwrap_or(0.0)),
             update_time: record.update_time,
         });
         Ok(())

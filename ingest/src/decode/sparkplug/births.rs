@@ -1,11 +1,14 @@
 //! What a birth declares: the metrics of a node or a device, by name and by alias.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use iot_schemas::catalog::column_name;
+
 use super::payload::{Metric, Payload};
-use super::value::malformed;
+use super::value::{TEMPLATE, malformed};
 use super::wire::Malformed;
 
 /// Templates may lie in each other this deep.
@@ -29,20 +32,23 @@ pub(super) struct Declared {
 pub(super) struct Declaration {
     pub(super) name: Box<str>,
     pub(super) datatype: u32,
+    /// Whether another metric of the birth would have the same column.
+    #[serde(default)]
+    pub(super) is_ambiguous: bool,
+}
+
+impl Declaration {
+    fn new(name: &str, datatype: Option<u32>) -> Self {
+        Self { name: name.into(), datatype: datatype.unwrap_or(0), is_ambiguous: false }
+    }
 }
 
 impl Declared {
     /// What a birth declares, or why it declares nothing.
     pub(super) fn read(payload: &Payload<'_>) -> Result<Self, String> {
-        let mut found = Vec::new();
-        each_metric(payload, |path, metric| {
-            let name = match metric.name {
-                Some(_) => path.into(),
-                None => return Err("a metric of a birth has no name".into()),
-            };
-            found.push((Declaration { name, datatype: metric.datatype.unwrap_or(0) }, metric.alias));
-            Ok(())
-        })?;
+        let mut reader = Reader::default();
+        each_metric(payload, &mut reader)?;
+        let mut found = reader.found;
         found.sort();
         // A metric may be there with several times.
         found.dedup();
@@ -61,7 +67,9 @@ impl Declared {
         if let Some(pair) = aliases.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(format!("the birth gives the alias {} to two metrics", pair[0].0));
         }
-        Ok(Self { metrics: found.into_iter().map(|(declaration, _)| declaration).collect(), aliases })
+        let mut metrics: Vec<Declaration> = found.into_iter().map(|(declaration, _)| declaration).collect();
+        mark_ambiguous(&mut metrics);
+        Ok(Self { metrics, aliases })
     }
 
     pub(super) fn by_alias(&self, alias: u64) -> Option<&Declaration> {
@@ -81,23 +89,69 @@ impl Declared {
     }
 }
 
-/// Calls `take` for every metric that is not a template, with its path of names (`template/member`); the name of
-/// a metric that has none is empty. Definitions of templates are left out: they have no values.
-pub(super) fn each_metric<'a>(
-    payload: &Payload<'a>,
-    mut take: impl FnMut(&str, Metric<'a>) -> Result<(), String>,
-) -> Result<(), String> {
-    let mut walk = Walk { path: String::new(), count: 0, take: &mut take };
+/// Marks metrics whose columns would be the same: no two of them may share one.
+fn mark_ambiguous(metrics: &mut [Declaration]) {
+    // A template has no column, its members do.
+    let has_column = |metric: &Declaration| metric.datatype != TEMPLATE;
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for metric in metrics.iter().filter(|metric| has_column(metric)) {
+        *names.entry(column_name(&metric.name).to_lowercase()).or_default() += 1;
+    }
+    for metric in metrics.iter_mut().filter(|metric| has_column(metric)) {
+        metric.is_ambiguous = names.get(&column_name(&metric.name).to_lowercase()).is_some_and(|n| *n > 1);
+    }
+}
+
+/// Collects what a birth declares, each with its alias.
+#[derive(Default)]
+struct Reader {
+    found: Vec<(Declaration, Option<u64>)>,
+}
+
+impl<'a> Visit<'a> for Reader {
+    fn value(&mut self, path: &str, metric: &Metric<'a>) -> Result<(), String> {
+        if metric.name.is_none() {
+            return Err("a metric of a birth has no name".into());
+        }
+        self.found.push((Declaration::new(path, metric.datatype), metric.alias));
+        Ok(())
+    }
+
+    fn template(&mut self, path: &str, metric: &Metric<'a>) -> Result<Option<String>, String> {
+        if metric.name.is_none() {
+            return Err("a template of a birth has no name".into());
+        }
+        // Data may name the whole of it by its alias.
+        if metric.alias.is_some() {
+            self.found.push((Declaration::new(path, Some(TEMPLATE)), metric.alias));
+        }
+        Ok(None)
+    }
+}
+
+/// Who looks at the metrics of a message one by one.
+pub(super) trait Visit<'a> {
+    /// A metric that is not a template, and its path of names (`template/member`); the name of a metric that has none
+    /// is empty.
+    fn value(&mut self, path: &str, metric: &Metric<'a>) -> Result<(), String>;
+
+    /// A template, before its members. Returns its path, if that is another than what is spelled there.
+    fn template(&mut self, path: &str, metric: &Metric<'a>) -> Result<Option<String>, String>;
+}
+
+/// Shows every metric to `visit`. Definitions of templates are left out: they have no values.
+pub(super) fn each_metric<'a>(payload: &Payload<'a>, visit: &mut impl Visit<'a>) -> Result<(), String> {
+    let mut walk = Walk { path: String::new(), count: 0, visit };
     walk.all(payload.metrics(), Metric::default(), 1)
 }
 
-struct Walk<'t, T> {
+struct Walk<'v, V> {
     path: String,
     count: usize,
-    take: &'t mut T,
+    visit: &'v mut V,
 }
 
-impl<'a, T: FnMut(&str, Metric<'a>) -> Result<(), String>> Walk<'_, T> {
+impl<'a, V: Visit<'a>> Walk<'_, V> {
     /// `outer` is the template that the metrics are members of: what it says of time holds for them too.
     fn all(
         &mut self,
@@ -128,8 +182,15 @@ impl<'a, T: FnMut(&str, Metric<'a>) -> Result<(), String>> Walk<'_, T> {
                 Some(_) if depth >= MAX_DEPTH => {
                     return Err(format!("templates may lie in each other at most {MAX_DEPTH} deep"));
                 }
-                Some(template) => self.all(template.members(), metric, depth + 1)?,
-                None => (self.take)(&self.path, metric)?,
+                Some(template) => match self.visit.template(&self.path, &metric)? {
+                    Some(path) => {
+                        let spelled = std::mem::replace(&mut self.path, path);
+                        self.all(template.members(), metric, depth + 1)?;
+                        self.path = spelled;
+                    }
+                    None => self.all(template.members(), metric, depth + 1)?,
+                },
+                None => self.visit.value(&self.path, &metric)?,
             }
             self.path.truncate(parent);
         }

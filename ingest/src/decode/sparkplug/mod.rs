@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use iot_schemas::catalog::SPARKPLUG_COLUMNS;
 
 use super::Origin;
+use super::compression::expand_body;
 use super::fields::Fields;
 use super::staging::Staging;
 use births::Declared;
@@ -71,33 +72,91 @@ impl Sparkplug {
             return Ok(());
         }
         let Some(topic) = Topic::parse(origin.topic)? else { return Ok(()) };
-        let payload = Payload::parse(bytes).map_err(malformed)?;
-        if payload.has_body {
-            return Err("the payload has a `body`, compressed metrics perhaps, which is not taken".into());
-        }
-        let numbers =
-            Numbers { seq: payload.seq, bd_seq: bd_seq(&payload, &topic)?, arrival: origin.arrival };
-        let mut rows = Rows::new(&topic, &payload, origin.arrival);
-        match topic.kind {
-            Kind::Birth => {
-                let declared = nodes.birth(&topic, Declared::read(&payload)?, numbers)?;
-                rows.collect(&payload, declared)?;
-            }
-            Kind::Data => {
-                let declared = nodes.data(&topic, numbers)?;
-                if let Err(reason) = rows.collect(&payload, declared) {
-                    nodes.want_rebirth(&topic);
-                    return Err(reason);
+        let mut expanded = Vec::new();
+        let message = match Message::read(&topic, bytes, origin.arrival, &mut expanded) {
+            Ok(message) => message,
+            Err(reason) => {
+                if !origin.is_replay {
+                    nodes.not_understood(&topic);
                 }
+                return Err(reason);
             }
-            Kind::Death => {
-                if !nodes.death(&topic, numbers) {
-                    return Ok(());
-                }
-            }
-        }
-        rows.stage(&self.columns, fields, staging)
+        };
+        let mut rows = Rows::new(&topic, &message.payload, origin.arrival);
+        let counts = if origin.is_replay {
+            rows.collect(&message.payload, nodes.known(&topic, &message.declared)?)
+                .map_err(|it| it.reason)?;
+            true
+        } else {
+            take(&mut nodes, &topic, message, &mut rows)?
+        };
+        if counts { rows.stage(&self.columns, fields, staging) } else { Ok(()) }
     }
+
+    /// A message has come of which only the beginning was kept.
+    pub(super) fn cut(&self, origin: Origin<'_>) {
+        let mut nodes = self.nodes.lock();
+        if nodes.advance(origin.seq)
+            && !origin.is_replay
+            && let Ok(Some(topic)) = Topic::parse(origin.topic)
+        {
+            nodes.not_understood(&topic);
+        }
+    }
+}
+
+/// A message that is in order by itself.
+struct Message<'a> {
+    payload: Payload<'a>,
+    numbers: Numbers,
+    /// Of a birth.
+    declared: Declared,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a message; `expanded` is where it stands if it was compressed.
+    fn read(
+        topic: &Topic<'_>,
+        bytes: &'a [u8],
+        arrival: i64,
+        expanded: &'a mut Vec<u8>,
+    ) -> Result<Self, String> {
+        let mut payload = Payload::parse(bytes).map_err(malformed)?;
+        if let Some(compressed) = payload.compressed() {
+            *expanded = expand_body(compressed)?;
+            payload = Payload::parse(expanded).map_err(malformed)?;
+        }
+        let numbers = Numbers { seq: payload.seq, bd_seq: bd_seq(&payload, topic)?, arrival };
+        let is_birth = topic.kind == Kind::Birth;
+        let declared = if is_birth { Declared::read(&payload)? } else { Declared::default() };
+        Ok(Self { payload, numbers, declared })
+    }
+}
+
+/// Takes a message in. Returns whether it has rows.
+fn take<'a>(
+    nodes: &mut Nodes,
+    topic: &Topic<'_>,
+    Message { payload, numbers, declared }: Message<'a>,
+    rows: &mut Rows<'a>,
+) -> Result<bool, String> {
+    match topic.kind {
+        Kind::Birth => {
+            let declared = nodes.birth(topic, declared, numbers)?;
+            rows.collect(&payload, declared).map_err(|misfit| misfit.reason)?;
+        }
+        Kind::Data => {
+            let declared = nodes.data(topic, numbers)?;
+            if let Err(misfit) = rows.collect(&payload, declared) {
+                if misfit.is_undeclared {
+                    nodes.want_rebirth(topic);
+                }
+                return Err(misfit.reason);
+            }
+        }
+        Kind::Death => return nodes.death(topic, numbers),
+    }
+    Ok(true)
 }
 
 /// The number of the session that a node's birth or death is about.

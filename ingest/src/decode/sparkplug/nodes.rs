@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use iot_schemas::position::Seq;
 
 use super::births::Declared;
-use super::topic::Topic;
+use super::topic::{Kind, Topic};
 
 /// What the nodes of one stream may take up. At the limit nodes that are offline are forgotten, those that
 /// have been silent for the longest first; if all are online, a birth beyond it is refused.
@@ -26,9 +26,9 @@ pub(crate) struct Nodes {
     bytes: usize,
     /// Messages up to here are in this state.
     applied: Seq,
-    /// The node that the last message showed to be one we do not understand.
+    /// The node that the last message was about.
     #[serde(skip)]
-    wanted: Option<Box<str>>,
+    spoke: Option<Box<str>>,
     #[serde(skip)]
     limit: Option<usize>,
 }
@@ -41,6 +41,12 @@ struct Node {
     bd_seq: Option<u64>,
     /// The number of its last message in this session.
     seq: Option<u8>,
+    /// Which of the messages before that are missing: the lowest bit is the one right before it.
+    #[serde(default)]
+    missing: u32,
+    /// Whether something has shown that we do not know what the node has declared, or have missed something.
+    #[serde(default)]
+    is_suspect: bool,
     gaps: u64,
     stale_deaths: u64,
     rebirths: u64,
@@ -124,13 +130,13 @@ impl Nodes {
 
     /// Whether the message of this number is yet to be taken in. It counts as taken in from now on.
     pub(super) fn advance(&mut self, seq: Seq) -> bool {
-        self.wanted = None;
+        self.spoke = None;
         let is_new = seq > self.applied;
         self.applied = self.applied.max(seq);
         is_new
     }
 
-    /// A node or a device is born. Returns what it declares.
+    /// A node or a device is born. Returns what it declares. If there is no room for that, it is as good as not born.
     pub(super) fn birth(
         &mut self,
         topic: &Topic<'_>,
@@ -150,26 +156,28 @@ impl Nodes {
             Some(device) if known.is_some() => session.bytes(device),
             Some(device) => session.bytes(device) + Session::default().bytes(&key),
         };
-        self.make_room(&key, come.saturating_sub(gone))?;
+        if let Err(reason) = self.make_room(&key, come.saturating_sub(gone)) {
+            self.not_understood(topic);
+            return Err(reason);
+        }
         self.bytes = self.bytes + come - gone;
         let node = self.nodes.entry(key.clone()).or_default();
-        let is_whole = match topic.device {
+        match topic.device {
             None => {
                 node.itself = session;
                 node.devices.clear();
                 node.bd_seq = message.bd_seq;
                 node.seq = Some(message.seq.and_then(|seq| u8::try_from(seq).ok()).unwrap_or(0));
-                true
+                (node.missing, node.is_suspect) = (0, false);
             }
             Some(device) => {
                 node.devices.insert(device.into(), session);
-                node.count(message.seq) && node.itself.is_online
+                let is_whole = node.count(message.seq);
+                node.is_suspect |= !is_whole || !node.itself.is_online;
             }
-        };
-        node.seen = self.applied;
-        if !is_whole {
-            self.wanted = Some(key);
         }
+        node.seen = self.applied;
+        self.spoke = Some(key);
         let session = match topic.device {
             None => &node.itself,
             Some(device) => node.devices.entry(device.into()).or_default(),
@@ -179,63 +187,105 @@ impl Nodes {
 
     /// Data has come. Returns what its metrics were declared as, or why it cannot be read.
     pub(super) fn data(&mut self, topic: &Topic<'_>, message: Numbers) -> Result<&Declared, String> {
-        let key = key(topic);
-        if !self.nodes.contains_key(&key) {
-            self.make_room(&key, key.len() + FIXED_BYTES)?;
-            let node = Node::default();
-            self.bytes += node.bytes(&key);
-            self.nodes.insert(key.clone(), node);
-        }
-        let node = self.nodes.get_mut(&key).ok_or("the node is not there")?;
-        node.seen = self.applied;
+        let node = self.node(topic)?;
         let is_whole = !node.itself.is_online || node.count(message.seq);
-        let session = match topic.device {
-            None => Some(&node.itself),
-            Some(device) => node.devices.get(device),
-        };
-        let session = session.filter(|session| session.is_online);
-        if !is_whole || session.is_none() {
-            self.wanted = Some(key);
+        let is_born = node.session(topic).is_some_and(|session| session.is_online);
+        node.is_suspect |= !is_whole || !is_born;
+        let session = node.session(topic).filter(|session| session.is_online);
+        session.map(|session| &session.declared).ok_or_else(|| before_birth(topic))
+    }
+
+    /// What the metrics of a message mean that was a dead letter and comes again: those of a birth by what it
+    /// declares itself, those of data by what is declared now. Nothing is changed by it.
+    pub(super) fn known<'d>(
+        &'d self,
+        topic: &Topic<'_>,
+        declared: &'d Declared,
+    ) -> Result<&'d Declared, String> {
+        if topic.kind != Kind::Data {
+            return Ok(declared);
         }
-        session.map(|session| &session.declared).ok_or_else(|| match topic.device {
-            None => format!("data of the edge node `{}` before its birth", topic.node),
-            Some(device) => format!("data of the device `{device}` before its birth"),
-        })
+        let session = self.nodes.get(&key(topic)).and_then(|node| node.session(topic));
+        let session = session.filter(|session| session.born.is_some());
+        session.map(|session| &session.declared).ok_or_else(|| before_birth(topic))
     }
 
     /// A session has ended. Returns whether it was the present one.
-    pub(super) fn death(&mut self, topic: &Topic<'_>, message: Numbers) -> bool {
-        let key = key(topic);
-        let Some(node) = self.nodes.get_mut(&key) else { return true };
-        node.seen = self.applied;
+    pub(super) fn death(&mut self, topic: &Topic<'_>, message: Numbers) -> Result<bool, String> {
+        if topic.device.is_none() && !self.nodes.contains_key(&key(topic)) {
+            return Ok(true);
+        }
+        let node = self.node(topic)?;
         if let Some(device) = topic.device {
             if let Some(session) = node.devices.get_mut(device) {
                 session.is_online = false;
             }
-            if node.itself.is_online && !node.count(message.seq) {
-                self.wanted = Some(key);
-            }
-            return true;
+            // A device of a node that is not known to be there is a sign that a birth was missed.
+            node.is_suspect |= !node.itself.is_online || !node.count(message.seq);
+            return Ok(true);
         }
         if is_before(message.bd_seq, node.bd_seq) {
             node.stale_deaths += 1;
-            return false;
+            return Ok(false);
+        }
+        // A node may say that it goes, and its will says it again.
+        let is_known =
+            node.itself.born.is_some() && message.bd_seq.is_some() && message.bd_seq == node.bd_seq;
+        if is_known && !node.itself.is_online {
+            return Ok(false);
         }
         node.itself.is_online = false;
         node.devices.values_mut().for_each(|session| session.is_online = false);
-        node.seq = None;
-        true
+        (node.seq, node.is_suspect) = (None, false);
+        Ok(true)
     }
 
     /// The message cannot be read as the node is known: it should declare itself anew.
     pub(super) fn want_rebirth(&mut self, topic: &Topic<'_>) {
-        self.wanted = Some(key(topic));
+        if let Some(node) = self.nodes.get_mut(&key(topic)) {
+            node.is_suspect = true;
+        }
     }
 
-    /// Whom to ask for a rebirth after the message that arrived at `arrival`: each node once in a while only.
+    /// A message could not be read at all. If it was a birth, what was declared before holds no longer, and what came
+    /// in its place is not known.
+    pub(super) fn not_understood(&mut self, topic: &Topic<'_>) {
+        let key = key(topic);
+        let Some(node) = self.nodes.get_mut(&key).filter(|_| topic.kind == Kind::Birth) else { return };
+        let before = node.bytes(&key);
+        match topic.device {
+            None => {
+                node.itself.end();
+                node.devices.clear();
+                node.seq = None;
+            }
+            Some(device) => {
+                if let Some(session) = node.devices.get_mut(device) {
+                    session.end();
+                }
+            }
+        }
+        self.bytes = self.bytes + node.bytes(&key) - before;
+    }
+
+    /// The node that a message is about, which is there from now on.
+    fn node(&mut self, topic: &Topic<'_>) -> Result<&mut Node, String> {
+        let key = key(topic);
+        if !self.nodes.contains_key(&key) {
+            self.make_room(&key, key.len() + FIXED_BYTES)?;
+            self.bytes += Node::default().bytes(&key);
+        }
+        self.spoke = Some(key.clone());
+        let node = self.nodes.entry(key).or_default();
+        node.seen = self.applied;
+        Ok(node)
+    }
+
+    /// Whom to ask for a rebirth after the message that arrived at `arrival`: a node that is not understood, once in a
+    /// while, until it is born anew.
     pub(crate) fn rebirth(&mut self, arrival: i64, at_most_every: Duration) -> Option<Rebirth> {
-        let key = self.wanted.take()?;
-        let node = self.nodes.get_mut(&key)?;
+        let key = self.spoke.take()?;
+        let node = self.nodes.get_mut(&key).filter(|node| node.is_suspect)?;
         let pause = i64::try_from(at_most_every.as_micros()).unwrap_or(i64::MAX);
         // A clock that was set back must not keep a node silent.
         let is_due = node.asked_at.is_none_or(|at| arrival < at || arrival.saturating_sub(at) >= pause);
@@ -310,19 +360,39 @@ pub(super) struct Numbers {
 }
 
 impl Node {
-    /// Takes the number of the next message. Returns whether none is missing before it.
+    /// Takes the number of the next message. Returns whether none is missing before it. One that was missing and comes
+    /// late is missing no more.
     fn count(&mut self, seq: Option<u64>) -> bool {
         // Some nodes do not number their messages; then nothing can be said.
         let Some(seq) = seq else { return true };
         let seq = u8::try_from(seq).ok();
-        let is_next = match (self.seq, seq) {
-            (Some(last), Some(seq)) => seq == last.wrapping_add(1),
-            (None, Some(_)) => true,
-            (_, None) => false,
+        let (Some(last), Some(next)) = (self.seq, seq) else {
+            let is_first = self.seq.is_none() && seq.is_some();
+            (self.seq, self.missing) = (seq, 0);
+            self.gaps += u64::from(!is_first);
+            return is_first;
+        };
+        let behind = u32::from(last.wrapping_sub(next));
+        if (1..=u32::BITS).contains(&behind) && self.missing >> (behind - 1) & 1 == 1 {
+            self.missing &= !(1 << (behind - 1));
+            return true;
+        }
+        let skipped = u32::from(next.wrapping_sub(last).wrapping_sub(1));
+        self.missing = match skipped {
+            0..u32::BITS => self.missing.unbounded_shl(skipped + 1) | ((1 << skipped) - 1),
+            _ => 0,
         };
         self.seq = seq;
-        self.gaps += u64::from(!is_next);
-        is_next
+        self.gaps += u64::from(skipped > 0);
+        skipped == 0
+    }
+
+    /// That of the node itself or of the device that a message is about.
+    fn session(&self, topic: &Topic<'_>) -> Option<&Session> {
+        match topic.device {
+            None => Some(&self.itself),
+            Some(device) => self.devices.get(device),
+        }
     }
 
     fn bytes(&self, key: &str) -> usize {
@@ -332,8 +402,20 @@ impl Node {
 }
 
 impl Session {
+    /// It is over, and nothing is known of what comes after it.
+    fn end(&mut self) {
+        (self.is_online, self.declared) = (false, Declared::default());
+    }
+
     fn bytes(&self, name: &str) -> usize {
         name.len() + FIXED_BYTES + self.declared.bytes()
+    }
+}
+
+fn before_birth(topic: &Topic<'_>) -> String {
+    match topic.device {
+        None => format!("data of the edge node `{}` before its birth", topic.node),
+        Some(device) => format!("data of the device `{device}` before its birth"),
     }
 }
 

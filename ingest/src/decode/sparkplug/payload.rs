@@ -2,14 +2,19 @@
 
 use super::wire::{Fields, Malformed, Value};
 
+/// By which a payload says that its body is another one, compressed (Tahu and its relatives).
+const COMPRESSED: &str = "SPBV1.0_COMPRESSED";
+
 /// A payload's own fields. Its metrics are read one by one from [`Payload::metrics`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Payload<'a> {
     /// Milliseconds since 1970.
     pub(super) timestamp: Option<u64>,
     pub(super) seq: Option<u64>,
-    /// Whether it has bytes beyond its metrics.
-    pub(super) has_body: bool,
+    /// What kind of payload it is, if it says so.
+    uuid: Option<&'a str>,
+    /// What it carries besides its metrics.
+    body: &'a [u8],
     bytes: &'a [u8],
 }
 
@@ -20,11 +25,17 @@ impl<'a> Payload<'a> {
             match field? {
                 (1, value) => payload.timestamp = Some(value.varint()?),
                 (3, value) => payload.seq = Some(value.varint()?),
-                (5, value) => payload.has_body = !value.bytes()?.is_empty(),
+                (4, value) => payload.uuid = Some(value.text()?),
+                (5, value) => payload.body = value.bytes()?,
                 _ => {}
             }
         }
         Ok(payload)
+    }
+
+    /// The payload that this one holds in compressed form, if it does.
+    pub(super) fn compressed(&self) -> Option<&'a [u8]> {
+        (self.uuid == Some(COMPRESSED)).then_some(self.body)
     }
 
     pub(super) fn metrics(&self) -> impl Iterator<Item = Result<Metric<'a>, Malformed>> + use<'a> {

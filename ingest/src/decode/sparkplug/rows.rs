@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 
+use iot_schemas::catalog::column_name;
+
 use crate::decode::column::Value;
 use crate::decode::fields::{Fields, Target};
 use crate::decode::staging::{Failed, Scalar, Staging};
 
-use super::births::{Declaration, Declared, each_metric};
+use super::births::{Declaration, Declared, Visit, each_metric};
 use super::payload::{Metric, Payload};
 use super::topic::{Kind, Topic};
 use super::value::{Meaning, meaning, micros, properties};
@@ -24,11 +26,21 @@ pub(super) struct Rows<'a> {
     samples: Vec<Sample<'a>>,
 }
 
+/// Why the metrics of a message cannot be taken.
+#[derive(Debug)]
+pub(super) struct Misfit {
+    pub(super) reason: String,
+    /// Whether the last birth does not say what one of them is; then another birth might.
+    pub(super) is_undeclared: bool,
+}
+
 /// One value.
 #[derive(Debug)]
 struct Sample<'a> {
     key: Key,
     name: Box<str>,
+    /// Whether the name alone does not lead to a column of its own.
+    is_ambiguous: bool,
     meaning: Meaning<'a>,
     /// As JSON.
     properties: Option<String>,
@@ -53,17 +65,17 @@ impl<'a> Rows<'a> {
         Self { topic: *topic, default_time: own.unwrap_or(arrival), samples: Vec::new() }
     }
 
-    /// Takes the metrics of a birth or of data, or says why one of them cannot be understood.
-    pub(super) fn collect(&mut self, payload: &Payload<'a>, declared: &Declared) -> Result<(), String> {
-        let (default_time, samples) = (self.default_time, &mut self.samples);
-        each_metric(payload, |path, metric| {
-            let (name, datatype) = understand(path, &metric, declared)?;
-            if &*name == BD_SEQ || &*name == REBIRTH {
-                return Ok(());
-            }
-            samples.push(Sample::of(name, datatype, &metric, default_time)?);
-            Ok(())
-        })
+    /// Takes the metrics of a birth or of data.
+    pub(super) fn collect(&mut self, payload: &Payload<'a>, declared: &Declared) -> Result<(), Misfit> {
+        let mut collector = Collector {
+            declared,
+            default_time: self.default_time,
+            samples: &mut self.samples,
+            is_undeclared: false,
+        };
+        let outcome = each_metric(payload, &mut collector);
+        let is_undeclared = collector.is_undeclared;
+        outcome.map_err(|reason| Misfit { reason, is_undeclared })
     }
 
     /// Hands the rows on. Fails with the reason for a dead letter.
@@ -121,8 +133,37 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Makes samples of metrics.
+struct Collector<'s, 'a> {
+    declared: &'s Declared,
+    default_time: i64,
+    samples: &'s mut Vec<Sample<'a>>,
+    /// See [`Misfit`].
+    is_undeclared: bool,
+}
+
+impl<'a> Visit<'a> for Collector<'_, 'a> {
+    fn value(&mut self, path: &str, metric: &Metric<'a>) -> Result<(), String> {
+        let understood = understand(path, metric, self.declared);
+        self.is_undeclared = understood.is_err();
+        let understood = understood?;
+        if &*understood.name != BD_SEQ && &*understood.name != REBIRTH {
+            self.samples.push(Sample::of(understood, metric, self.default_time)?);
+        }
+        Ok(())
+    }
+
+    fn template(&mut self, _: &str, metric: &Metric<'a>) -> Result<Option<String>, String> {
+        let (None, Some(alias)) = (metric.name, metric.alias) else { return Ok(None) };
+        let declared = self.declared.by_alias(alias);
+        self.is_undeclared = declared.is_none();
+        declared.map(|template| Some(template.name.to_string())).ok_or_else(|| unknown_alias(alias))
+    }
+}
+
 impl<'a> Sample<'a> {
-    fn of(name: Cow<'_, str>, datatype: u32, metric: &Metric<'a>, default_time: i64) -> Result<Self, String> {
+    fn of(understood: Understood<'_>, metric: &Metric<'a>, default_time: i64) -> Result<Self, String> {
+        let Understood { name, datatype, is_ambiguous } = understood;
         let named = |reason: String| format!("metric `{}`: {reason}", crate::decode::shorten(&name));
         let time = match metric.timestamp {
             Some(millis) => micros(millis)
@@ -136,7 +177,8 @@ impl<'a> Sample<'a> {
         let properties = metric.properties.map(properties).transpose().map_err(named)?;
         let key =
             Key { time, is_historical: metric.is_historical, is_transient: metric.is_transient, repeat: 0 };
-        Ok(Self { key, meaning, properties: properties.map(|json| json.to_string()), name: name.into() })
+        let properties = properties.map(|json| json.to_string());
+        Ok(Self { key, meaning, properties, name: name.into(), is_ambiguous })
     }
 
     /// What stands for the values of a message that has none.
@@ -144,9 +186,20 @@ impl<'a> Sample<'a> {
         Self {
             key: Key { time, ..Key::default() },
             name: "".into(),
+            is_ambiguous: false,
             meaning: Meaning::Null,
             properties: None,
         }
+    }
+
+    /// Its column. Of names that would have the same one, each that is not a column's name itself has a checksum behind
+    /// it.
+    fn column(&self) -> String {
+        let column = column_name(&self.name);
+        if self.is_ambiguous && column != *self.name {
+            return format!("{column}_{:08x}", crc32fast::hash(self.name.as_bytes()));
+        }
+        column
     }
 
     fn stage(&self, position: usize, fields: &mut Fields, staging: &mut Staging) -> Result<(), Failed> {
@@ -155,8 +208,7 @@ impl<'a> Sample<'a> {
             Meaning::Scalar(scalar) => *scalar,
             Meaning::Text(text) => Scalar::Text(text),
         };
-        let column: String =
-            self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let column = self.column();
         let target = match fields.resolve(&column, position) {
             Target::Column(at) | Target::EventTimeColumn(at) => Target::Column(at),
             // The format knows time, device and topic itself: a metric of such a name is another thing.
@@ -167,18 +219,28 @@ impl<'a> Sample<'a> {
 }
 
 /// Which metric is meant, and of which type it is.
+struct Understood<'p> {
+    name: Cow<'p, str>,
+    datatype: u32,
+    is_ambiguous: bool,
+}
+
 fn understand<'p, 'd: 'p>(
     path: &'p str,
     metric: &Metric<'_>,
     declared: &'d Declared,
-) -> Result<(Cow<'p, str>, u32), String> {
-    let known = |Declaration { name, datatype }: &'d Declaration| {
-        (Cow::Borrowed(&**name), metric.datatype.unwrap_or(*datatype))
+) -> Result<Understood<'p>, String> {
+    let known = |Declaration { name, datatype, is_ambiguous }: &'d Declaration| Understood {
+        name: Cow::Borrowed(&**name),
+        datatype: metric.datatype.unwrap_or(*datatype),
+        is_ambiguous: *is_ambiguous,
     };
     match (metric.name, metric.alias) {
         (Some(_), _) => match (declared.by_name(path), metric.datatype) {
-            (_, Some(datatype)) => Ok((Cow::Borrowed(path), datatype)),
-            (Some(declaration), None) => Ok(known(declaration)),
+            (Some(declaration), _) => Ok(known(declaration)),
+            (None, Some(datatype)) => {
+                Ok(Understood { name: Cow::Borrowed(path), datatype, is_ambiguous: false })
+            }
             (None, None) => {
                 let name = crate::decode::shorten(path);
                 Err(format!("the metric `{name}` has no data type, and the last birth does not have it"))
@@ -186,10 +248,14 @@ fn understand<'p, 'd: 'p>(
         },
         (None, Some(alias)) => {
             let found = declared.by_alias(alias).map(known);
-            found.ok_or_else(|| format!("the alias {alias} is not in the last birth"))
+            found.ok_or_else(|| unknown_alias(alias))
         }
         (None, None) => Err("a metric has neither a name nor an alias".into()),
     }
+}
+
+fn unknown_alias(alias: u64) -> String {
+    format!("the alias {alias} is not in the last birth")
 }
 
 /// The properties of a row as a JSON object by metric.

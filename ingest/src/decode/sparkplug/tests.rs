@@ -40,10 +40,19 @@ impl Bench {
 
     /// What becomes of a message: its rows, or why it has none; then who is asked for a rebirth.
     fn take(&mut self, topic: &str, payload: &[u8]) -> String {
+        self.take_as(topic, payload, false)
+    }
+
+    /// The same of a message that was a dead letter.
+    fn replay(&mut self, topic: &str, payload: &[u8]) -> String {
+        self.take_as(topic, payload, true)
+    }
+
+    fn take_as(&mut self, topic: &str, payload: &[u8], is_replay: bool) -> String {
         self.seq += 1;
         self.arrival += 1_000_000;
         let captures = self.decoder.capture(&self.def.topics[0], topic).expect("it matches");
-        let origin = Origin::plain(topic, &captures, self.arrival, self.seq);
+        let origin = Origin { is_replay, ..Origin::plain(topic, &captures, self.arrival, self.seq) };
         let mut told = match self.decoder.decode(payload, origin) {
             Ok(_) => self.rows(),
             Err(reason) => format!("  dead: {reason}\n"),
@@ -279,6 +288,173 @@ fn a_birth_whose_values_cannot_be_stored_declares_its_metrics_all_the_same() {
     );
     assert!(told.contains("dead: field `bad`: expected text, found integer `0`"), "{told}");
     assert!(bench.take(NDATA, &data(1, 1)).contains("v=\"5\""));
+}
+
+#[test]
+fn a_birth_that_is_refused_ends_what_was_declared_before() {
+    let named = |name, alias| int(Some(name), Some(alias), Some(3), 0);
+    let bad = payload(Some(0), &[named("b", 1), named("a", 1)]);
+    let mut bench = Bench::new(STREAM);
+    bench.take(NBIRTH, &payload(Some(0), &[named("a", 1), named("b", 2)]));
+    bench.take(DBIRTH, &birth(1, 1));
+    assert!(bench.take(DBIRTH, &bad).contains("the alias 1 to two metrics"));
+    assert!(bench.take(DDATA, &data(2, 1)).contains("data of the device `d` before its birth"));
+    assert!(bench.take(NDATA, &data(3, 1)).contains("a=\"5\""), "the node itself is as it was");
+    assert!(bench.take(NBIRTH, &bad).contains("the alias 1 to two metrics"));
+    assert!(bench.take(NDATA, &data(1, 1)).contains("data of the edge node `n` before its birth"));
+    let nodes = bench.nodes().lock();
+    assert_eq!(nodes.bytes(), nodes.count_bytes());
+    drop(nodes);
+    // So does one that is damaged, or of which only the beginning was kept.
+    bench.take(NBIRTH, &birth(0, 1));
+    assert!(bench.take(NBIRTH, &[0x12, 0xff]).contains("not usable as Sparkplug B"));
+    assert!(bench.take(NDATA, &data(1, 1)).contains("before its birth"));
+    bench.take(NBIRTH, &birth(0, 1));
+    let captures = Captures::default();
+    bench.seq += 1;
+    bench.decoder.cut(Origin::plain(NBIRTH, &captures, ARRIVAL, bench.seq));
+    assert!(bench.take(NDATA, &data(1, 1)).contains("before its birth"));
+}
+
+/// A template with one member.
+fn template(name: Option<&str>, alias: Option<u64>, member: &[u8]) -> Vec<u8> {
+    let (mut metric, mut template) = (Vec::new(), Vec::new());
+    name.into_iter().for_each(|name| wire::put_bytes(&mut metric, 1, name.as_bytes()));
+    alias.into_iter().for_each(|alias| wire::put_varint(&mut metric, 2, alias));
+    wire::put_varint(&mut metric, 4, 19);
+    wire::put_bytes(&mut template, 2, member);
+    wire::put_bytes(&mut metric, 18, &template);
+    metric
+}
+
+#[test]
+fn a_template_is_known_by_its_alias() {
+    let mut bench = Bench::new(STREAM);
+    let speed = |value| int(Some("Speed"), None, Some(3), value);
+    let motors =
+        [template(Some("Motor 1"), Some(5), &speed(1)), template(Some("Motor 2"), Some(6), &speed(2))];
+    let told = bench.take(NBIRTH, &payload(Some(0), &motors));
+    assert!(told.contains("Motor_1_Speed=\"1\" Motor_2_Speed=\"2\""), "{told}");
+    let untyped = int(Some("Speed"), None, None, 9);
+    let told = bench.take(NDATA, &payload(Some(1), &[template(None, Some(6), &untyped)]));
+    assert!(told.contains("Motor_2_Speed=\"9\"") && !told.contains("Motor_1"), "{told}");
+    let told = bench.take(NDATA, &payload(Some(2), &[template(None, Some(7), &speed(1))]));
+    assert!(told.contains("the alias 7 is not in the last birth") && told.contains("rebirth"), "{told}");
+}
+
+#[test]
+fn metrics_whose_columns_would_be_the_same_get_columns_of_their_own() {
+    let mut bench = Bench::new(STREAM);
+    let named = |name, alias| int(Some(name), Some(alias), Some(3), alias);
+    let told = bench.take(
+        NBIRTH,
+        &payload(Some(0), &[named("T-1", 1), named("T/1", 2), named("T_1", 3), named("Druck ä", 4)]),
+    );
+    assert!(told.contains("T_1=\"3\"") && told.contains("Druck_ä=\"4\""), "{told}");
+    assert_eq!(told.matches(" T_1_").count(), 2, "{told}");
+    // Each of them keeps its column, by alias or by name.
+    let column =
+        |value: &str| told.split(' ').find(|cell| cell.ends_with(value)).map(|cell| cell.replace(value, ""));
+    let (first, second) = (column("=\"1\"").expect("a column"), column("=\"2\"").expect("a column"));
+    assert!(bench.take(NDATA, &data(1, 1)).contains(&format!("{first}=\"5\"")));
+    let by_name = payload(Some(2), &[int(Some("T/1"), None, Some(3), 6)]);
+    assert!(bench.take(NDATA, &by_name).contains(&format!("{second}=\"6\"")));
+}
+
+#[test]
+fn a_dead_letter_that_comes_again_changes_nothing_that_is_known() {
+    let mut bench = Bench::new(STREAM);
+    bench.take(NBIRTH, &birth(0, 1));
+    bench.take(DBIRTH, &birth(1, 2));
+    let before = bench.nodes().lock().status();
+    let old = payload(Some(0), &[int(Some("old"), Some(1), Some(3), 7)]);
+    assert!(bench.replay(NBIRTH, &old).contains("old=\"7\""), "it is read by what it declares itself");
+    assert!(bench.replay(DDATA, &data(77, 2)).contains("v=\"5\""), "data by what is declared now");
+    assert!(bench.replay(DDATA, &data(77, 3)).contains("the alias 3 is not in the last birth"));
+    assert!(bench.replay("spBv1.0/g/NDATA/other", &data(1, 1)).contains("before its birth"));
+    assert!(bench.replay("spBv1.0/g/NDEATH/n", &payload(None, &[])).contains("NDEATH"));
+    assert_eq!(bench.nodes().lock().status(), before);
+    let told = bench.take(NDATA, &data(2, 1));
+    assert!(told.contains("v=\"5\"") && !told.contains("rebirth"), "{told}");
+}
+
+#[test]
+fn a_node_is_asked_until_it_is_born_anew() {
+    let mut bench = Bench::new(STREAM);
+    bench.take(NBIRTH, &birth(0, 1));
+    assert!(bench.take(NDATA, &data(2, 1)).contains("rebirth"));
+    bench.take(NBIRTH, &birth(0, 1));
+    // Another gap, too soon after the request: it is made later, although nothing is missing any more.
+    let asked: Vec<bool> = (0..12).map(|i| bench.take(NDATA, &data(5 + i, 1)).contains("rebirth")).collect();
+    let mut bench = bench.restart();
+    assert_eq!(asked.iter().position(|asked| *asked), Some(8), "{asked:?}");
+    bench.arrival += 10_000_000;
+    assert!(bench.take(NDATA, &data(17, 1)).contains("rebirth"), "a restart does not forget it");
+    bench.take(NBIRTH, &birth(0, 1));
+    bench.arrival += 10_000_000;
+    assert!(!bench.take(NDATA, &data(1, 1)).contains("rebirth"));
+}
+
+#[test]
+fn a_value_that_no_birth_can_mend_asks_for_none() {
+    let mut bench = Bench::new(STREAM);
+    bench.take(NBIRTH, &birth(0, 1));
+    let mut wrong = Vec::new();
+    wire::put_varint(&mut wrong, 2, 1);
+    wire::put_bytes(&mut wrong, 15, b"text");
+    let told = bench.take(NDATA, &payload(Some(1), &[wrong]));
+    assert!(told.contains("dead: metric `v`") && !told.contains("rebirth"), "{told}");
+}
+
+#[test]
+fn what_comes_late_is_missing_no_more() {
+    let mut bench = Bench::new(STREAM);
+    bench.take(NBIRTH, &birth(0, 1));
+    let gaps = |bench: &Bench| bench.nodes().lock().status()[0].gaps;
+    for seq in [1, 2, 5, 4, 6, 3, 7] {
+        bench.take(NDATA, &data(seq, 1));
+    }
+    assert_eq!(gaps(&bench), 1, "3 and 4 were late");
+    bench.take(NDATA, &data(4, 1));
+    assert_eq!(gaps(&bench), 2, "4 was there already");
+}
+
+#[test]
+fn compressed_payloads_are_expanded() {
+    use std::io::Write;
+    let inner = payload(Some(0), &[int(Some("v"), Some(1), Some(3), 7)]);
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    zlib.write_all(&inner).expect("memory");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&inner).expect("memory");
+    let outer = |body: &[u8]| {
+        let mut outer = Vec::new();
+        wire::put_bytes(&mut outer, 4, b"SPBV1.0_COMPRESSED");
+        wire::put_bytes(&mut outer, 5, body);
+        outer
+    };
+    for body in [zlib.finish().expect("memory"), gzip.finish().expect("memory")] {
+        let mut bench = Bench::new(STREAM);
+        assert!(bench.take(NBIRTH, &outer(&body)).contains("v=\"7\""));
+        assert!(bench.take(NDATA, &data(1, 1)).contains("v=\"5\""), "its sequence number counts");
+        let told = bench.take(NDATA, &outer(&body[..body.len() - 6]));
+        assert!(told.contains("neither gzip nor DEFLATE"), "{told}");
+    }
+    // A body of another kind is its sender's own affair.
+    let mut with_body = birth(0, 1);
+    wire::put_bytes(&mut with_body, 5, b"custom");
+    assert!(Bench::new(STREAM).take(NBIRTH, &with_body).contains("v=\"0\""));
+}
+
+#[test]
+fn a_death_that_is_said_twice_is_one() {
+    let numbered = |bd_seq| payload(Some(0), &[int(Some(BD_SEQ), None, Some(4), bd_seq)]);
+    let mut bench = Bench::new(STREAM);
+    bench.take(NBIRTH, &numbered(3));
+    assert!(bench.take("spBv1.0/g/NDEATH/n", &numbered(3)).contains("NDEATH"));
+    assert_eq!(bench.take("spBv1.0/g/NDEATH/n", &numbered(3)), "");
+    // The death of a device whose node is not known shows that a birth was missed.
+    assert!(bench.take("spBv1.0/g/DDEATH/m/d", &payload(Some(3), &[])).contains("rebirth of g/m"));
 }
 
 #[test]

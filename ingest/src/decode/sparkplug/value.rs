@@ -262,7 +262,7 @@ fn as_json(datatype: u32, content: Content<'_>) -> Result<Json, String> {
         Meaning::Scalar(Scalar::Boolean(v)) => Json::from(v),
         Meaning::Scalar(Scalar::Integer(v)) => Json::from(v),
         Meaning::Scalar(Scalar::Unsigned(v)) => Json::from(v),
-        Meaning::Scalar(Scalar::Float(v)) => number(v),
+        Meaning::Scalar(Scalar::Float(v) | Scalar::Huge(v)) => number(v),
         Meaning::Scalar(Scalar::Text(v)) => Json::from(v),
         // As it was sent.
         Meaning::Scalar(Scalar::Instant(micros)) => Json::from(micros / 1_000),
@@ -318,6 +318,9 @@ fn property(bytes: &[u8], depth: usize) -> Result<Json, String> {
         _ => Ok(Json::Null),
     }
 }
+
+/// The data type of a template.
+pub(super) const TEMPLATE: u32 = 19;
 
 /// The reason for a dead letter whose bytes are no Sparkplug payload.
 pub(super) fn malformed(Malformed(why): Malformed) -> String {

@@ -8,8 +8,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{FieldType, column_name};
-use crate::topic::is_name;
+use super::{FieldType, column_name, is_column_name};
 
 /// Names that a field may have besides its own.
 const MAX_ALIASES: usize = 16;
@@ -54,7 +53,7 @@ impl FieldDef {
         if notes.clone().any(|text| text.len() > MAX_TEXT) {
             return wrong(&format!("`unit`, `deprecated` and aliases have at most {MAX_TEXT} bytes"));
         }
-        match self.aliases.iter().find(|alias| !is_name(&column_name(alias))) {
+        match self.aliases.iter().find(|alias| !is_column_name(&column_name(alias))) {
             Some(alias) => wrong(&format!("the alias `{alias}` can be the name of no field")),
             None => Ok(()),
         }

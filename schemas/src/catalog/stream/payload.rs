@@ -99,6 +99,11 @@ impl Format {
         }
     }
 
+    /// Whether its payloads are text, which may begin with a byte order mark. CSV's reader knows of it.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Json | Self::JsonLines | Self::Auto | Self::LineProtocol | Self::SenmlJson)
+    }
+
     /// Whether its events are objects, which can hold an array of others.
     pub(super) fn has_objects(self) -> bool {
         matches!(self, Self::Json | Self::JsonLines | Self::Cbor | Self::Msgpack | Self::Auto)
