@@ -13,6 +13,7 @@ pub mod clock;
 pub mod control;
 pub mod dead;
 pub mod device;
+pub mod disk;
 pub mod error;
 pub mod functions;
 pub mod gapfill;

@@ -10,7 +10,8 @@
 //!   frame    length u32 | crc32 of the rest u32 | first u64 | last u64 | body [length]
 //!   frame    ...
 //! ```
-//! All integers are little endian. Frames follow each other without gaps: `first` is the previous `last` + 1.
+//! All integers are little endian. Frames follow each other without gaps: `first` is the previous `last` + 1. A segment
+//! ends where the next one begins, whatever lies behind that in it: a write that failed and could not be cut off.
 
 mod read;
 
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use read::{Frame, Frames};
 
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::position::Seq;
 
@@ -49,7 +51,18 @@ pub struct Log {
     closed: Vec<Segment>,
     active: Segment,
     file: File,
-    synced_bytes: u64,
+    synced: Synced,
+    /// Whether the active segment may hold more than was confirmed, so that nothing may be appended to it.
+    is_spoilt: bool,
+    next: Seq,
+}
+
+/// What the last sync has confirmed.
+#[derive(Debug, Clone, Copy)]
+struct Synced {
+    /// Bytes of the active segment.
+    bytes: u64,
+    /// The position after it.
     next: Seq,
 }
 
@@ -67,14 +80,15 @@ impl Log {
     /// A new segment is begun once the active one exceeds `segment_bytes`. A log that is created begins
     /// with position `first`; an existing log goes on where it ended, or at `first` if that is further.
     pub fn open(dir: &Path, segment_bytes: u64, first: Seq) -> Result<(Self, Recovery)> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+        disk::create_dirs(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         let mut closed = segments(dir)?;
         let mut recovery = Recovery::default();
         let mut next = closed.first().map_or(first, |segment| segment.base);
         let last = closed.len().saturating_sub(1);
-        for (i, segment) in closed.iter_mut().enumerate() {
+        let ends = ends(&closed);
+        for (i, (segment, end)) in closed.iter_mut().zip(ends).enumerate() {
             next = next.max(segment.base);
-            let found = read::scan(&segment.path)?;
+            let found = read::scan(&segment.path, end)?;
             recovery.frames += found.frames;
             next = next.max(found.last + 1);
             let rest = segment.bytes - found.good_bytes;
@@ -97,8 +111,9 @@ impl Log {
             }
             !empty
         });
-        let synced_bytes = active.bytes;
-        Ok((Self { dir: dir.to_owned(), segment_bytes, closed, active, file, synced_bytes, next }, recovery))
+        let synced = Synced { bytes: active.bytes, next };
+        let dir = dir.to_owned();
+        Ok((Self { dir, segment_bytes, closed, active, file, synced, is_spoilt: false, next }, recovery))
     }
 
     /// The position that the next frame starts with.
@@ -117,7 +132,10 @@ impl Log {
     /// last `sync`, and the call may be repeated.
     pub fn append(&mut self, count: u64, body: &[u8]) -> Result<Seq> {
         debug_assert!(count > 0 && body.len() < MAX_FRAME_BYTES as usize);
-        if self.active.bytes > self.segment_bytes && self.active.bytes == self.synced_bytes {
+        if self.is_spoilt {
+            self.leave_spoilt()?;
+        }
+        if self.active.bytes > self.segment_bytes && self.active.bytes == self.synced.bytes {
             self.rotate()?;
         }
         let first = self.next;
@@ -133,23 +151,25 @@ impl Log {
 
     /// Makes all appended frames durable. On error they are taken back: none of them is in the log.
     pub fn sync(&mut self) -> Result<()> {
-        if self.active.bytes == self.synced_bytes {
+        if self.active.bytes == self.synced.bytes {
             return Ok(());
         }
         if let Err(e) = self.file.sync_data() {
             return Err(self.roll_back("syncing", e));
         }
-        self.synced_bytes = self.active.bytes;
+        self.synced = Synced { bytes: self.active.bytes, next: self.next };
         Ok(())
     }
 
     /// Deletes segments that hold nothing after `up_to`. Returns the bytes that were freed.
     pub fn trim(&mut self, up_to: Seq) -> Result<u64> {
+        let mut rotated = Ok(());
         if self.active.bytes > HEADER_BYTES
             && self.next <= up_to + 1
-            && self.active.bytes == self.synced_bytes
+            && self.active.bytes == self.synced.bytes
         {
-            self.rotate()?;
+            // A full disk has no room for another segment before something has gone.
+            rotated = self.rotate();
         }
         let mut freed = 0;
         while let Some(oldest) = self.closed.first() {
@@ -161,7 +181,7 @@ impl Log {
                 .map_err(|e| Error::io(format!("removing {}", oldest.path.display()), e))?;
             freed += self.closed.remove(0).bytes;
         }
-        Ok(freed)
+        rotated.map(|()| freed)
     }
 
     /// The frames that hold positions after `after`, oldest first, as they are on disk now.
@@ -173,25 +193,35 @@ impl Log {
         let (segment, file) = create_segment(&self.dir, self.next)?;
         self.closed.push(std::mem::replace(&mut self.active, segment));
         self.file = file;
-        self.synced_bytes = self.active.bytes;
+        self.synced = Synced { bytes: self.active.bytes, next: self.next };
+        self.is_spoilt = false;
         Ok(())
     }
 
-    /// Returns to the last synced state after a failure. The failed file is not written to again: after a
-    /// failed fsync nobody knows what the kernel still has.
+    /// Returns to the last synced state after a failure. What that is, is known and not read: the disk that has
+    /// failed may fail again.
     fn roll_back(&mut self, doing: &str, cause: io::Error) -> Error {
         let error = Error::io(format!("{doing} {}", self.active.path.display()), cause);
-        let _ = self.file.set_len(self.synced_bytes);
-        self.active.bytes = self.synced_bytes;
-        self.next = read::scan(&self.active.path)
-            .map_or(self.active.base, |found| self.active.base.max(found.last + 1));
-        if self.active.bytes > HEADER_BYTES {
-            // If this fails too (the disk is full), the next append fails and comes here again.
-            let _ = self.rotate();
-        } else if let Ok(file) = OpenOptions::new().append(true).open(&self.active.path) {
-            self.file = file;
-        }
+        // If this fails, the segment that follows says where this one ends.
+        let _ = self.file.set_len(self.synced.bytes);
+        (self.active.bytes, self.next) = (self.synced.bytes, self.synced.next);
+        self.is_spoilt = true;
+        // If this fails too (the disk is full), the next append tries it again before it writes anything.
+        let _ = self.leave_spoilt();
         error
+    }
+
+    /// Goes on in another segment: after a failed fsync nobody knows what the kernel still has of the old one. If
+    /// nothing in that was confirmed, it is emptied instead, as the other would have its name.
+    fn leave_spoilt(&mut self) -> Result<()> {
+        if self.active.bytes > HEADER_BYTES {
+            return self.rotate();
+        }
+        cut(&self.active.path, HEADER_BYTES)?;
+        let file = OpenOptions::new().append(true).open(&self.active.path);
+        self.file = file.map_err(|e| Error::io(format!("opening {}", self.active.path.display()), e))?;
+        self.is_spoilt = false;
+        Ok(())
     }
 }
 
@@ -208,22 +238,41 @@ fn frame_header(first: Seq, last: Seq, body: &[u8]) -> [u8; FRAME_HEADER_BYTES] 
     header
 }
 
+/// Makes a segment that must be new: one of that name that holds frames is not touched. On error there is none.
 fn create_segment(dir: &Path, base: Seq) -> Result<(Segment, File)> {
     let path = dir.join(format!("{base:020}.log"));
     let create = || -> io::Result<File> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-        let mut header = Vec::with_capacity(HEADER_BYTES as usize);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&base.to_le_bytes());
-        header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
-        file.write_all(&header)?;
-        file.sync_all()?;
-        File::open(dir)?.sync_all()?;
-        // Appending, so that a cut tail is never followed by a hole.
-        OpenOptions::new().append(true).open(&path)
+        remove_if_empty(&path)?;
+        let mut file = OpenOptions::new().create_new(true).write(true).open(&path)?;
+        match begin(&mut file, base).and_then(|()| disk::sync(dir)) {
+            // Appending, so that a cut tail is never followed by a hole.
+            Ok(()) => OpenOptions::new().append(true).open(&path),
+            Err(e) => {
+                // A full disk has room for a name when it has none for a header.
+                let _ = fs::remove_file(&path);
+                Err(e)
+            }
+        }
     };
     let file = create().map_err(|e| Error::io(format!("creating {}", path.display()), e))?;
     Ok((Segment { path, base, bytes: HEADER_BYTES }, file))
+}
+
+/// Removes a segment without frames: an earlier try or an earlier process has left it.
+fn remove_if_empty(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.len() <= HEADER_BYTES => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+fn begin(file: &mut File, base: Seq) -> io::Result<()> {
+    let mut header = Vec::with_capacity(HEADER_BYTES as usize);
+    header.extend_from_slice(&MAGIC);
+    header.extend_from_slice(&base.to_le_bytes());
+    header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
+    file.write_all(&header)?;
+    file.sync_all()
 }
 
 fn cut(path: &Path, len: u64) -> Result<()> {
@@ -233,6 +282,12 @@ fn cut(path: &Path, len: u64) -> Result<()> {
         file.sync_all()
     })
     .map_err(|e| Error::io(format!("cutting the torn tail of {}", path.display()), e))
+}
+
+/// The position at which the segment after each begins. A segment that was spoilt may hold frames from there on; they
+/// were not confirmed, and others have taken their positions.
+fn ends(segments: &[Segment]) -> Vec<Seq> {
+    segments.iter().skip(1).map(|next| next.base).chain([Seq::MAX]).collect()
 }
 
 /// The segments in `dir`, oldest first.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::{FRAME_HEADER_BYTES, HEADER_BYTES, MAGIC, MAX_FRAME_BYTES, segments};
+use super::{FRAME_HEADER_BYTES, HEADER_BYTES, MAGIC, MAX_FRAME_BYTES, ends, segments};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 
@@ -23,8 +23,8 @@ pub struct Frame {
 #[derive(Debug)]
 pub struct Frames {
     after: Seq,
-    /// Segments not yet opened, newest first.
-    waiting: Vec<PathBuf>,
+    /// Segments not yet opened and where they end, newest first.
+    waiting: Vec<(PathBuf, Seq)>,
     current: Option<SegmentReader>,
 }
 
@@ -34,7 +34,8 @@ impl Frames {
         let mut found = segments(dir)?;
         // A segment is needed if the next one starts after what the reader has already.
         let first = found.iter().rposition(|segment| segment.base <= after + 1).unwrap_or(0);
-        let waiting = found.drain(first..).rev().map(|segment| segment.path).collect();
+        let ends = ends(&found).split_off(first);
+        let waiting = found.drain(first..).map(|segment| segment.path).zip(ends).rev().collect();
         Ok(Self { after, waiting, current: None })
     }
 
@@ -47,8 +48,8 @@ impl Frames {
                     None => self.current = None,
                 }
             }
-            let Some(path) = self.waiting.pop() else { return Ok(None) };
-            self.current = SegmentReader::open(&path)?;
+            let Some((path, end)) = self.waiting.pop() else { return Ok(None) };
+            self.current = SegmentReader::open(&path, end)?;
         }
     }
 }
@@ -71,10 +72,10 @@ pub(super) struct Found {
     pub(super) good_bytes: u64,
 }
 
-/// Reads a whole segment and says how much of it is good.
-pub(super) fn scan(path: &Path) -> Result<Found> {
+/// Reads a whole segment, up to position `end`, and says how much of it is good.
+pub(super) fn scan(path: &Path, end: Seq) -> Result<Found> {
     let mut found = Found::default();
-    let Some(mut reader) = SegmentReader::open(path)? else { return Ok(found) };
+    let Some(mut reader) = SegmentReader::open(path, end)? else { return Ok(found) };
     found.good_bytes = HEADER_BYTES;
     while let Some(frame) = reader.next_frame()? {
         found.frames += 1;
@@ -87,19 +88,21 @@ pub(super) fn scan(path: &Path) -> Result<Found> {
 #[derive(Debug)]
 struct SegmentReader {
     path: PathBuf,
+    /// The first position that is no longer its own.
+    end: Seq,
     file: BufReader<File>,
 }
 
 impl SegmentReader {
     /// `None` if the header is torn or of an unknown version.
-    fn open(path: &Path) -> Result<Option<Self>> {
+    fn open(path: &Path, end: Seq) -> Result<Option<Self>> {
         let file = match File::open(path) {
             Ok(file) => file,
             // Trimmed between listing and opening: its frames are no longer wanted by anybody.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(format!("opening {}", path.display()), e)),
         };
-        let mut reader = Self { path: path.to_owned(), file: BufReader::with_capacity(1 << 16, file) };
+        let mut reader = Self { path: path.to_owned(), end, file: BufReader::with_capacity(1 << 16, file) };
         let mut header = [0; HEADER_BYTES as usize];
         if !reader.fill(&mut header)? {
             return Ok(None);
@@ -109,7 +112,7 @@ impl SegmentReader {
         Ok(good.then_some(reader))
     }
 
-    /// `None` at the end and at the first frame that is not whole and right.
+    /// `None` at the end and at the first frame that is not whole and right, or no longer its own.
     fn next_frame(&mut self) -> Result<Option<Frame>> {
         let mut header = [0; FRAME_HEADER_BYTES];
         if !self.fill(&mut header)? {
@@ -118,7 +121,7 @@ impl SegmentReader {
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
         let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
         let (length, crc, first, last) = (word(0), word(4), long(8), long(16));
-        if length > MAX_FRAME_BYTES || first > last {
+        if length > MAX_FRAME_BYTES || first > last || first >= self.end {
             return Ok(None);
         }
         // The length is not yet proven: grow as bytes arrive instead of trusting it with an allocation.

@@ -1,0 +1,50 @@
+//! What is on a local disk for good: after power loss too, not only after the end of a process.
+//!
+//! A file is found again if its bytes are on the disk, its name is in its directory, and so on up to the root.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+/// Makes a file's bytes durable, or a directory's entries. Blocks.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes the entry of `path` in its directory durable: that it is there, or no longer. Blocks.
+pub fn sync_entry(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync(Path::new(".")),
+        Some(parent) => sync(parent),
+        None => Ok(()),
+    }
+}
+
+/// Creates a directory and those above it, durably. Blocks; one that is there is fine.
+pub fn create_dirs(dir: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().skip(1).take_while(|dir| !is_there(dir)).collect();
+    fs::create_dir_all(dir)?;
+    // Its own entry in any case: whoever made it may have ended before this.
+    std::iter::once(dir).chain(missing).try_for_each(sync_entry)
+}
+
+/// The ancestors of a relative path end with an empty one.
+fn is_there(dir: &Path) -> bool {
+    dir.as_os_str().is_empty() || dir.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_made_with_those_above_them_and_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let deep = dir.path().join("a/b/c");
+        create_dirs(&deep).expect("made");
+        create_dirs(&deep).expect("there");
+        assert!(deep.is_dir());
+        sync_entry(&deep).expect("synced");
+        sync(&dir.path().join("absent")).expect_err("it is not there");
+    }
+}
