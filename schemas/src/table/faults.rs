@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +22,15 @@ use object_store::{
 /// Which share of the calls to a store goes wrong, and how: `fail=0.25,hang=0.05,seed=7`.
 ///
 /// Half of the calls that fail have been carried out all the same, as when an answer is lost on its way.
+///
+/// With `outage=DOWN` all calls to a table fail for as long as a file `DOWN` lies in its folder; with an absolute path,
+/// all calls to all tables while that file is there.
 #[derive(Debug, Clone)]
 pub struct Faults {
     fail: f64,
     hang: f64,
     seed: u64,
+    outage: Option<PathBuf>,
     calls: Arc<AtomicU64>,
 }
 
@@ -33,7 +38,7 @@ impl FromStr for Faults {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let mut faults = Self { fail: 0.0, hang: 0.0, seed: 1, calls: Arc::default() };
+        let mut faults = Self { fail: 0.0, hang: 0.0, seed: 1, outage: None, calls: Arc::default() };
         for setting in text.split(',').map(str::trim).filter(|setting| !setting.is_empty()) {
             let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
             let share = || match value.parse::<f64>() {
@@ -46,7 +51,8 @@ impl FromStr for Faults {
                 "seed" => {
                     faults.seed = value.parse().map_err(|_| format!("`{setting}`: give a whole number"))?
                 }
-                _ => return Err(format!("`{setting}` is no fault; there are fail, hang and seed")),
+                "outage" if !value.is_empty() => faults.outage = Some(value.into()),
+                _ => return Err(format!("`{setting}` is no fault; there are fail, hang, outage and seed")),
             }
         }
         match faults.fail + faults.hang {
@@ -69,8 +75,17 @@ enum Fate {
 }
 
 impl Faults {
+    /// Those of a table in the folder `dir`.
+    pub(super) fn at(mut self, dir: &std::path::Path) -> Self {
+        self.outage = self.outage.map(|file| dir.join(file));
+        self
+    }
+
     /// The fate of the next call: the same ones in the same order for the same seed.
     fn next(&self) -> Fate {
+        if self.outage.as_ref().is_some_and(|file| file.exists()) {
+            return Fate::Lost;
+        }
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let random = mixed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(call));
         let share = (random >> 11) as f64 / (1_u64 << 53) as f64;

@@ -1,13 +1,16 @@
 //! The files of a table: how they are written, listed for removal, and what their columns may become.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::compute::partition;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::ScalarValue;
 use deltalake::DeltaTable;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::{Action, StructType};
+use deltalake::kernel::{Action, Add, StructType};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -20,6 +23,8 @@ use crate::error::{Error, Result};
 const ROW_GROUP_ROWS: usize = 131_072;
 /// Rows per page: a reader of one device, or of one window of it, decodes whole pages.
 const PAGE_ROWS: usize = 4_096;
+/// Files that are written at once, one per partition. A message may hold an event of every day since 1970.
+const MAX_OPEN_FILES: usize = 64;
 
 pub(super) async fn create(delta: DeltaTable, spec: &TableSpec) -> Result<DeltaTable> {
     let schema: StructType = spec.schema.as_ref().try_into_kernel().map_err(corrupt(&spec.path))?;
@@ -68,13 +73,71 @@ pub(super) fn writer_properties() -> WriterProperties {
         .build()
 }
 
-pub(super) async fn write_files(writer: RecordBatchWriter, batches: &[RecordBatch]) -> Result<Vec<Action>> {
-    let mut writer = writer.with_writer_properties(writer_properties());
-    let schema = writer.arrow_schema();
+pub(super) async fn write_files(
+    writer: RecordBatchWriter,
+    partition_by: &[String],
+    batches: &[RecordBatch],
+) -> Result<Vec<Action>> {
+    let mut writer = FileWriter::new(writer, partition_by);
     for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
-        writer.write(cast_to(batch, &schema)?).await?;
+        writer.write(batch).await?;
     }
-    Ok(writer.flush().await?.into_iter().map(Action::Add).collect())
+    Ok(writer.finish().await?.into_iter().map(Action::Add).collect())
+}
+
+/// Writes rows to files, a file per partition, with a bounded number of files open at a time.
+///
+/// Memory is bounded if the rows of a partition follow each other. If they do not, there are more files.
+pub(super) struct FileWriter {
+    writer: RecordBatchWriter,
+    schema: SchemaRef,
+    partition_by: Vec<String>,
+    open: HashSet<Vec<ScalarValue>>,
+    adds: Vec<Add>,
+}
+
+impl FileWriter {
+    pub(super) fn new(writer: RecordBatchWriter, partition_by: &[String]) -> Self {
+        let writer = writer.with_writer_properties(writer_properties());
+        let (schema, partition_by) = (writer.arrow_schema(), partition_by.to_vec());
+        Self { writer, schema, partition_by, open: HashSet::new(), adds: Vec::new() }
+    }
+
+    /// Takes rows with the columns of the table, or with some of them, or with narrower ones.
+    pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let batch = cast_to(batch, &self.schema)?;
+        if self.partition_by.is_empty() {
+            return Ok(self.writer.write(batch).await?);
+        }
+        let columns: Vec<ArrayRef> =
+            self.partition_by.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
+        let mut begin = 0;
+        for range in partition(&columns)?.ranges() {
+            let values = columns.iter().map(|column| ScalarValue::try_from_array(column, range.start));
+            let values = values.collect::<Result<Vec<_>, _>>()?;
+            if self.open.len() >= MAX_OPEN_FILES && !self.open.contains(&values) {
+                if range.start > begin {
+                    self.writer.write(batch.slice(begin, range.start - begin)).await?;
+                }
+                self.close_files().await?;
+                begin = range.start;
+            }
+            self.open.insert(values);
+        }
+        Ok(self.writer.write(batch.slice(begin, batch.num_rows() - begin)).await?)
+    }
+
+    async fn close_files(&mut self) -> Result<()> {
+        self.adds.extend(self.writer.flush().await?);
+        self.open.clear();
+        Ok(())
+    }
+
+    /// Closes the files that are open and says what all files are.
+    pub(super) async fn finish(mut self) -> Result<Vec<Add>> {
+        self.close_files().await?;
+        Ok(self.adds)
+    }
 }
 
 pub(super) fn removes(

@@ -2,10 +2,12 @@
 //!
 //! A [`Table`] is a single committer. Each commit carries the *frontier* that its rows complete as Delta
 //! application transactions, so that rows and frontier become visible together or not at all: a writer that
-//! died and comes back reads the frontier and knows exactly which positions are in.
+//! died and comes back reads the frontier and knows exactly which positions are in. What a commit names is on the
+//! disk before the commit is (`durable.rs`), so that a log may be trimmed for its sake.
 //!
 //! Readers hold a [`TableSnapshot`], which stays valid until its files are vacuumed.
 
+mod durable;
 mod faults;
 mod files;
 mod patient;
@@ -27,17 +29,18 @@ use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, Metadata, MetadataExt, StructType, Transaction};
 use deltalake::operations::vacuum::VacuumMode;
 use deltalake::protocol::{DeltaOperation, SaveMode};
-use deltalake::writer::{DeltaWriter, RecordBatchWriter};
+use deltalake::writer::RecordBatchWriter;
 use deltalake::{DeltaTable, DeltaTableBuilder};
 use futures::{Stream, TryStreamExt};
 use parking_lot::{Mutex, RwLock};
+use url::Url;
 
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::layout::{DEFINITION_APP_ID, GENERATION_APP_ID, frontier_app_id};
 use crate::position::{Frontier, NodeId};
 use files::{
-    STATISTICS_KEYS, create, merge_schemas, removes, statistics, write_files, write_operation,
-    writer_properties,
+    FileWriter, STATISTICS_KEYS, create, merge_schemas, removes, statistics, write_files, write_operation,
 };
 
 pub use faults::Faults;
@@ -121,7 +124,7 @@ impl Table {
         let url = store.url(&spec.path)?;
         if url.scheme() == "file" {
             let dir = store.local_path(&spec.path)?;
-            std::fs::create_dir_all(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+            disk::create_dirs(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         }
         let mut delta = DeltaTableBuilder::from_url(url)?.build()?;
         if delta.verify_deltatable_existence().await? {
@@ -156,7 +159,8 @@ impl Table {
             return Ok(snapshot);
         }
         let delta = snapshot.delta;
-        let adds = write_files(RecordBatchWriter::for_table(&delta)?, batches).await?;
+        let adds =
+            write_files(RecordBatchWriter::for_table(&delta)?, &self.spec.partition_by, batches).await?;
         self.commit(delta, adds, commit, write_operation(SaveMode::Append, &self.spec)).await
     }
 
@@ -167,7 +171,9 @@ impl Table {
         self.check_definition(&snapshot, &commit)?;
         let delta = snapshot.delta;
         let mut actions: Vec<Action> = removes(&delta, |_| true, true)?;
-        actions.extend(write_files(RecordBatchWriter::for_table(&delta)?, batches).await?);
+        actions.extend(
+            write_files(RecordBatchWriter::for_table(&delta)?, &self.spec.partition_by, batches).await?,
+        );
         self.commit(delta, actions, commit, write_operation(SaveMode::Overwrite, &self.spec)).await
     }
 
@@ -181,13 +187,11 @@ impl Table {
     ) -> Result<()> {
         staged._uncommitted.get_or_insert_with(|| self.uncommitted.clone());
         let url = self.snapshot().delta.table_url().clone();
-        let partitions = Some(self.spec.partition_by.clone());
-        let mut writer = RecordBatchWriter::try_new(&url, staged.schema.clone(), partitions, None)?
-            .with_writer_properties(writer_properties());
+        let mut writer = self.writer_for(&url, &staged.schema)?;
         while let Some(batch) = rows.try_next().await? {
-            writer.write(cast_to(&batch, &staged.schema)?).await?;
+            writer.write(&batch).await?;
         }
-        staged.adds.extend(writer.flush().await?.into_iter().map(Action::Add));
+        staged.adds.extend(writer.finish().await?.into_iter().map(Action::Add));
         Ok(())
     }
 
@@ -247,13 +251,12 @@ impl Table {
         data_change: bool,
     ) -> Result<TableSnapshot> {
         let _uncommitted = self.uncommitted.clone();
-        let mut writer =
-            RecordBatchWriter::for_table(&self.snapshot().delta)?.with_writer_properties(writer_properties());
-        let schema = writer.arrow_schema();
+        let writer = RecordBatchWriter::for_table(&self.snapshot().delta)?;
+        let mut writer = FileWriter::new(writer, &self.spec.partition_by);
         while let Some(batch) = rows.try_next().await? {
-            writer.write(cast_to(&batch, &schema)?).await?;
+            writer.write(&batch).await?;
         }
-        let added = writer.flush().await?.into_iter().map(|mut add| {
+        let added = writer.finish().await?.into_iter().map(|mut add| {
             add.data_change = data_change;
             Action::Add(add)
         });
@@ -302,17 +305,18 @@ impl Table {
         let provider = self.snapshot().provider().await?;
         let context = SessionContext::new();
         let mut rows = context.read_table(provider)?.execute_stream().await?;
-        let mut writer = RecordBatchWriter::try_new(
-            delta.table_url(),
-            schema.clone(),
-            Some(self.spec.partition_by.clone()),
-            None,
-        )?
-        .with_writer_properties(writer_properties());
+        let mut writer = self.writer_for(delta.table_url(), schema)?;
         while let Some(batch) = rows.try_next().await? {
-            writer.write(cast_to(&batch, schema)?).await?;
+            writer.write(&batch).await?;
         }
-        Ok(writer.flush().await?.into_iter().map(Action::Add).collect())
+        Ok(writer.finish().await?.into_iter().map(Action::Add).collect())
+    }
+
+    /// A writer of rows that the table is going to have.
+    fn writer_for(&self, url: &Url, schema: &SchemaRef) -> Result<FileWriter> {
+        let partitions = Some(self.spec.partition_by.clone());
+        let writer = RecordBatchWriter::try_new(url, schema.clone(), partitions, None)?;
+        Ok(FileWriter::new(writer, &self.spec.partition_by))
     }
 
     /// Deletes files that no snapshot of the last `keep` needs, also those that a writer left behind which died before
@@ -454,6 +458,52 @@ mod tests {
     fn parquet_files(dir: &std::path::Path) -> usize {
         let files = std::fs::read_dir(dir.join("t")).unwrap();
         files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "parquet")).count()
+    }
+
+    #[tokio::test]
+    async fn what_a_commit_names_is_durable_before_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let table = table(&root).await;
+        for n in 0..3 {
+            table.append(&[rows([n, n])], Commit::default()).await.unwrap();
+        }
+        let synced = durable::journal::below(&root);
+        let place = |wanted: &std::path::Path| {
+            let found = synced.iter().position(|path| path == wanted);
+            found.unwrap_or_else(|| panic!("{} was never synced", wanted.display()))
+        };
+        for file in table.snapshot().files() {
+            let log = root.join("t/_delta_log");
+            let names =
+                |commit: &std::path::PathBuf| std::fs::read_to_string(commit).unwrap().contains(&file.path);
+            let mut commits = (0..=3).map(|version| log.join(format!("{version:020}.json")));
+            let commit = commits.find(names).expect("a commit names it");
+            assert!(place(&root.join("t").join(&file.path)) < place(&commit), "{}", file.path);
+        }
+        assert_eq!(table.snapshot().files().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn rows_of_many_partitions_are_written_a_few_files_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let fields = ["day", "n"].map(|name| Field::new(name, DataType::Int64, true));
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let spec = TableSpec {
+            path: "t".into(),
+            schema: schema.clone(),
+            partition_by: vec!["day".into()],
+            stats_columns: Vec::new(),
+            nodes: Vec::new(),
+        };
+        let table = Table::open(&Store::local(dir.path()).unwrap(), spec).await.unwrap();
+        // Two rows of each of 200 days, in order, and the first day once more.
+        let days = (0..200).flat_map(|day| [day, day]).chain([0]);
+        let (days, numbers) = (Int64Array::from_iter_values(days), Int64Array::from_iter_values(0..401));
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(days), Arc::new(numbers)]).unwrap();
+        let written = table.append(&[rows], Commit::default()).await.unwrap();
+        assert_eq!((written.row_count(), written.file_count()), (401, 201));
+        assert!(written.files().iter().all(|file| file.rows <= 2));
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 use url::Url;
 
+use super::durable::DurableStore;
 use super::faults::{Faults, FaultyStore};
 
 /// How long a store is waited for.
@@ -70,7 +71,7 @@ pub(super) fn enter() {
     }
 }
 
-/// Makes patient stores of local directories.
+/// Makes patient stores of local directories, whose files survive power loss.
 #[derive(Debug)]
 struct Factory;
 
@@ -78,10 +79,13 @@ impl ObjectStoreFactory for Factory {
     fn parse_url_opts(&self, url: &Url, config: &StorageConfig) -> DeltaResult<(ObjectStoreRef, Path)> {
         let (store, path) = object_store::parse_url_opts(url, &config.raw)
             .map_err(|source| DeltaTableError::ObjectStore { source })?;
+        let dir = url.to_file_path().map_err(|()| DeltaTableError::InvalidTableLocation(url.to_string()))?;
         let (patience, faults) = SETTINGS.read().clone();
-        let store: ObjectStoreRef = match faults {
-            Some(faults) => Arc::new(FaultyStore::new(Arc::from(store), faults)),
-            None => Arc::from(store),
+        let faults = faults.map(|faults| faults.at(&dir));
+        let store: ObjectStoreRef = Arc::new(DurableStore::new(Arc::from(store), dir));
+        let store = match faults {
+            Some(faults) => Arc::new(FaultyStore::new(store, faults)),
+            None => store,
         };
         Ok((Arc::new(PatientStore { inner: store, patience: patience.unwrap_or_default() }), path))
     }

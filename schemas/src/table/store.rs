@@ -4,6 +4,7 @@ use std::path::Path;
 
 use url::Url;
 
+use crate::disk;
 use crate::error::{Error, Result};
 
 /// The root under which all tables live.
@@ -15,7 +16,7 @@ pub struct Store {
 impl Store {
     /// A store in a local directory, which is created.
     pub fn local(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+        disk::create_dirs(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         let dir = dir.canonicalize().map_err(|e| Error::io(format!("opening {}", dir.display()), e))?;
         let root = Url::from_directory_path(&dir)
             .map_err(|()| Error::invalid(format!("`{}` is no usable path", dir.display())))?;

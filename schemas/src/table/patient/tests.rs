@@ -70,10 +70,23 @@ fn faults_are_read_and_their_mistakes_explained() {
         ("fail=2", "share from 0 to 1"),
         ("fail", "share from 0 to 1"),
         ("slow=1", "no fault"),
+        ("outage=", "no fault"),
         ("seed=x", "whole number"),
         ("fail=0.6,hang=0.6", "more than 1"),
     ] {
         let error = text.parse::<Faults>().expect_err(text);
         assert!(error.contains(says), "{text}: {error}");
     }
+}
+
+#[tokio::test]
+async fn an_outage_lasts_as_long_as_its_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let faults = "outage=DOWN".parse::<Faults>().expect("faults").at(dir.path());
+    let faulty = FaultyStore::new(Arc::new(InMemory::new()), faults);
+    faulty.put(&name(1), "there".into()).await.expect("written");
+    std::fs::write(dir.path().join("DOWN"), "").expect("written");
+    faulty.get_opts(&name(1), GetOptions::default()).await.expect_err("down");
+    std::fs::remove_file(dir.path().join("DOWN")).expect("removed");
+    faulty.get_opts(&name(1), GetOptions::default()).await.expect("up");
 }
