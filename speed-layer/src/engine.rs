@@ -19,6 +19,7 @@ use iot_schemas::alert::{AlertFeed, Transition};
 use iot_schemas::batch::Views;
 use iot_schemas::catalog::RuleDef;
 use iot_schemas::clock::Clock;
+use iot_schemas::error::is_passing;
 use iot_schemas::micro_batch::{LineEvent, LogGroup, MicroBatch};
 use iot_schemas::position::{Frontier, NodeId, Seq};
 use iot_schemas::raw::{Checkpoint, RawStreams};
@@ -440,15 +441,9 @@ impl Engine {
             Some(hot) => hot,
             None => HotRows::new(live.view())?,
         };
-        let mut changed = hot.update(live, &states).await?;
-        // Historical events change the row too, but it is only looked at where a live one has changed it.
-        if let (Some(rows), Some(only_live)) = (&changed, without_historical(&batch.rows)?) {
-            let touched =
-                if only_live.num_rows() > 0 { live.states_of(&only_live).await? } else { Vec::new() };
-            changed = Some(hot.touched_by(rows, &touched)?);
-        }
+        let changed = self.changed_rows(&mut hot, live, &states, batch).await;
         self.hot.insert(name.clone(), hot);
-        let Some(changed) = changed else { return Ok(Vec::new()) };
+        let Some(changed) = changed? else { return Ok(Vec::new()) };
         let rows = live.finish(changed).await?;
         let mut at = self.position(batch.last_seq, &batch.stream);
         // A row's time is the start of its window, which lies behind the events in it.
@@ -456,6 +451,31 @@ impl Engine {
         let mut found = self.rules.evaluate(&name, &rows, &at);
         found.extend(self.rules.advance(&name, &at));
         Ok(found)
+    }
+
+    /// The merged state of the rows that live events of the batch have changed. A store that does not answer is waited
+    /// for: a group that is not evaluated now is never evaluated, and a replay would decide otherwise.
+    async fn changed_rows(
+        &self,
+        hot: &mut HotRows,
+        live: &LiveView,
+        states: &[RecordBatch],
+        batch: &MicroBatch,
+    ) -> Result<Option<RecordBatch>> {
+        let mut wait = FIRST_RETRY;
+        let mut changed = hot.update(live, states).await;
+        while let Err(e) = &changed
+            && is_passing(e)
+        {
+            self.wait_out(&format!("the state of view `{}`", live.view().name()), e, &mut wait).await;
+            changed = hot.update(live, states).await;
+        }
+        self.clear_trouble(wait);
+        let Some(changed) = changed? else { return Ok(None) };
+        // Historical events change the row too, but it is only looked at where a live one has changed it.
+        let Some(only_live) = without_historical(&batch.rows)? else { return Ok(Some(changed)) };
+        let touched = if only_live.num_rows() > 0 { live.states_of(&only_live).await? } else { Vec::new() };
+        Ok(Some(hot.touched_by(&changed, &touched)?))
     }
 
     async fn end_epoch(&mut self, node: NodeId, seq: Seq) {
@@ -489,6 +509,13 @@ impl Engine {
         *self.shared.trouble.write() = Some(format!("nothing is evaluated: {what}: {error}"));
         tokio::time::sleep(*wait).await;
         *wait = LAST_RETRY.min(*wait * 2);
+    }
+
+    /// What was waited out is over, if anything was.
+    fn clear_trouble(&self, wait: Duration) {
+        if wait > FIRST_RETRY {
+            self.shared.trouble.write().take();
+        }
     }
 
     /// Records transitions, however long it takes: until then nothing else happens, and the log waits.

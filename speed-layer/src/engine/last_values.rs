@@ -74,7 +74,7 @@ impl Engine {
         let Ok(live) = self.shared.live(&name) else { return };
         debug_assert!(live.view().def().generated);
         let followed = match self.shared.last_values_of(stream) {
-            Ok(def) => self.put_view(def).await,
+            Ok(def) => self.put_view_surely(def).await,
             Err(e) => Err(e),
         };
         if let Err(e) = followed {

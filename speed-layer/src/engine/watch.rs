@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use iot_schemas::catalog::RuleDef;
+use iot_schemas::catalog::{RuleDef, ViewDef};
+use iot_schemas::error::is_passing;
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME};
 use iot_schemas::micro_batch::MicroBatch;
 
-use super::Engine;
+use super::{Engine, FIRST_RETRY};
 use crate::error::{Error, Result};
 use crate::rules::Target;
 
@@ -77,9 +78,9 @@ impl Engine {
         if self.schemas.get(&batch.stream).is_some_and(|known| *known == batch.rows.schema()) {
             return;
         }
-        self.schemas.insert(batch.stream.clone(), batch.rows.schema());
         let Ok(target) = self.target(&batch.stream) else { return };
         self.follow_columns(&batch.stream).await;
+        let mut all_follow = true;
         for live in self.views_on(&batch.stream) {
             let wider = |field: &Arc<arrow::datatypes::Field>| {
                 target
@@ -92,13 +93,36 @@ impl Engine {
             if live.view().bases().is_empty()
                 && !live.view().def().generated
                 && live.view().input_schema().fields().iter().any(wider)
-                && let Err(e) = self.put_view(live.view().def().clone()).await
             {
-                self.failed(&format!("view `{}`", live.view().name()), &e);
+                let made = self.put_view_surely(live.view().def().clone()).await;
+                all_follow &= made.is_ok();
+                if let Err(e) = made {
+                    self.failed(&format!("view `{}`", live.view().name()), &e);
+                }
             }
+        }
+        // A view that has failed is tried again with the next batch: until then it takes 40.5 for 40.
+        if all_follow {
+            self.schemas.insert(batch.stream.clone(), batch.rows.schema());
         }
         if self.rules.watches(&batch.stream) {
             self.retarget(target).await;
+        }
+    }
+
+    /// Puts a view in force, however long the store takes: the batch that follows does not fit the one in force.
+    pub(super) async fn put_view_surely(&mut self, def: Arc<ViewDef>) -> Result<()> {
+        let mut wait = FIRST_RETRY;
+        loop {
+            match self.put_view(def.clone()).await {
+                Err(e) if is_passing(&e) => {
+                    self.wait_out(&format!("view `{}`", def.name), &e, &mut wait).await
+                }
+                outcome => {
+                    self.clear_trouble(wait);
+                    return outcome;
+                }
+            }
         }
     }
 
