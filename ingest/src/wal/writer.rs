@@ -34,6 +34,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// After so many microseconds a message has waited for long.
 const LONG_WAIT: i64 = 1_000_000;
+/// What is said when the log has no reader any more. Only a fault in the program ends it.
+const DECODER_GONE: &str = "nothing is acknowledged: the thread that decodes messages has ended; restart the server, \
+                            the log has everything";
 /// How often the writer looks whether it may go on, should it miss being told.
 const GATE_CHECK: Duration = Duration::from_millis(100);
 
@@ -149,7 +152,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Runs until [`Input::Stop`], or until nobody can send any more.
+    /// Runs until [`Input::Stop`], or until nobody can send any more, or nobody decodes what is written.
     pub(crate) fn run(mut self) {
         let mut arrived = Vec::with_capacity(self.config.group_messages);
         let mut waiting = VecDeque::new();
@@ -164,13 +167,16 @@ impl Writer {
             if self.queue.len() > self.config.queue_messages / 2 {
                 self.shed_oldest(&mut waiting);
             }
-            match waiting.pop_front() {
+            let goes_on = match waiting.pop_front() {
                 Some(Input::Message(first)) => {
                     let group = self.gather(first, &mut waiting);
-                    self.write(group, &mut waiting);
+                    self.write(group, &mut waiting)
                 }
-                Some(Input::Control(control)) => _ = self.decoder.send(Work::Control(control)),
-                Some(Input::Stop) | None => return,
+                Some(Input::Control(control)) => self.hand_on(Work::Control(control)),
+                Some(Input::Stop) | None => false,
+            };
+            if !goes_on {
+                return;
             }
         }
     }
@@ -238,27 +244,35 @@ impl Writer {
         group
     }
 
-    /// Numbers the messages, makes them durable, answers, and hands the group on.
+    /// Numbers the messages, makes them durable, answers, and hands the group on. `false` if there is no point in
+    /// going on.
     ///
     /// `waiting` are the messages behind them.
-    fn write(&mut self, messages: Vec<Waiting>, waiting: &mut VecDeque<Input>) {
+    fn write(&mut self, messages: Vec<Waiting>, waiting: &mut VecDeque<Input>) -> bool {
         let Draft { first, frame, answers } = self.number(messages);
         let count = frame.count();
         let body = frame.finish();
-        if count > 0 && !self.make_durable(count, first, &body, waiting) {
+        if count > 0 && !self.make_durable(count, first, &body, &answers, waiting) {
             answers.into_iter().for_each(|answer| _ = answer.reply.send(Err(Refused::Closed)));
-            return;
+            return true;
         }
         if count > 0 {
             add(&self.counters.messages, count);
             self.counters.last_seq.store(first + count - 1, Ordering::Relaxed);
         }
         self.answer(answers);
-        if count > 0 {
-            let group = Group { first, last: first + count - 1, body };
-            // The decoder outlives the writer, unless it has panicked; the group is in the log in any case.
-            _ = self.decoder.send(Work::Group(group));
+        count == 0 || self.hand_on(Work::Group(Group { first, last: first + count - 1, body }))
+    }
+
+    /// `false` if there is nobody any more who decodes: what is in the log stays there, and nothing is added to it.
+    fn hand_on(&self, work: Work) -> bool {
+        if self.decoder.send(work).is_ok() {
+            return true;
         }
+        tracing::error!("the thread that decodes messages has ended; no more are taken");
+        self.counters.strained.store(true, Ordering::Relaxed);
+        *self.counters.log_trouble.lock() = Some(DECODER_GONE.to_owned());
+        false
     }
 
     fn number(&self, messages: Vec<Waiting>) -> Draft {
@@ -269,10 +283,17 @@ impl Writer {
     }
 
     /// Appends and syncs, again and again until it works. `false` if ingest closes before it does.
-    fn make_durable(&mut self, count: u64, first: Seq, body: &[u8], waiting: &mut VecDeque<Input>) -> bool {
+    fn make_durable(
+        &mut self,
+        count: u64,
+        first: Seq,
+        body: &[u8],
+        answers: &[Answer],
+        waiting: &mut VecDeque<Input>,
+    ) -> bool {
         let mut pause = FIRST_RETRY;
         loop {
-            match self.append(count, first, body) {
+            match self.append(count, first, body, answers) {
                 Ok(()) => {
                     if self.counters.log_trouble.lock().take().is_some() {
                         tracing::info!("the log can be written again");
@@ -297,11 +318,19 @@ impl Writer {
         }
     }
 
-    fn append(&self, count: u64, first: Seq, body: &[u8]) -> Result<()> {
+    /// Makes a group durable and remembers its deliveries, in one: a window that is saved in between would claim to
+    /// know them.
+    fn append(&self, count: u64, first: Seq, body: &[u8], answers: &[Answer]) -> Result<()> {
         let mut wal = self.wal.lock();
         let at = wal.log.append(count, body)?;
         debug_assert_eq!(at, first, "only this thread appends");
         wal.log.sync()?;
+        for answer in answers {
+            if let (Receipt::Stored(seq), Some(delivery)) = (answer.receipt, &answer.delivery) {
+                wal.remember(&delivery.client, delivery.packet_id, delivery.fingerprint, seq);
+            }
+        }
+        self.counters.remembered.store(wal.window.len() as u64, Ordering::Relaxed);
         add(&self.counters.groups, 1);
         add(&self.counters.fsyncs, 1);
         add(&self.counters.bytes, body.len() as u64);
@@ -310,14 +339,6 @@ impl Writer {
     }
 
     fn answer(&self, answers: Vec<Answer>) {
-        let mut wal = self.wal.lock();
-        for answer in &answers {
-            if let (Receipt::Stored(seq), Some(delivery)) = (answer.receipt, &answer.delivery) {
-                wal.remember(&delivery.client, delivery.packet_id, delivery.fingerprint, seq);
-            }
-        }
-        self.counters.remembered.store(wal.window.len() as u64, Ordering::Relaxed);
-        drop(wal);
         for answer in answers {
             if matches!(answer.receipt, Receipt::Redelivered(_)) {
                 add(&self.counters.redelivered, 1);
@@ -389,3 +410,6 @@ impl Draft {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
