@@ -22,6 +22,9 @@ pub struct IngestConfig {
     /// An epoch is sealed into the raw tables when its first event has waited this long.
     #[serde(with = "duration_text")]
     pub seal_age: Duration,
+    /// A stream that is made or changed waits this long until the tables have what came before; then it is left as it was.
+    #[serde(with = "duration_text")]
+    pub change_wait: Duration,
     /// Unsealed events may take up this much memory; at the limit nothing more is acknowledged.
     pub max_unsealed_bytes: u64,
     /// Messages that may wait for the log. At the limit the sources wait.
@@ -66,6 +69,8 @@ impl Default for IngestConfig {
             // A file of a few MB after compression; large enough to keep the number of files low under load.
             seal_bytes: 64 << 20,
             seal_age: Duration::from_secs(30),
+            // As long as a failing store is asked.
+            change_wait: Duration::from_secs(60),
             // Eight epochs: a store that is down for minutes does not stop the gateways.
             max_unsealed_bytes: 512 << 20,
             queue_messages: 16_384,

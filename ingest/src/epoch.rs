@@ -3,6 +3,7 @@
 //! An epoch is the stretch of positions that one seal of the raw tables covers. Its end is announced to the
 //! speed layer in the stream of groups, so both sides mean the same position by it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -24,6 +25,7 @@ use crate::config::IngestConfig;
 use crate::decode::StreamDecoder;
 use crate::dedup::{DedupRule, KeyWindow};
 use crate::group::{DecodedGroup, Group, GroupDecoder, Lane};
+use crate::pipeline::closed;
 use crate::redelivery::fingerprint;
 use crate::stats::{Counters, add};
 use crate::stream::Stream;
@@ -34,6 +36,8 @@ use crate::wal::writer::Wal;
 const MAX_EPOCH_BYTES: u64 = 1 << 30;
 /// How often the thread looks at the clock when nothing arrives.
 const IDLE_CHECK: Duration = Duration::from_millis(50);
+/// How long nothing is decoded while a definition is exchanged: one seal of little, or the change is refused.
+const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
 
 /// What the thread is told, in log order.
 #[derive(Debug)]
@@ -45,16 +49,28 @@ pub(crate) enum Work {
 /// A change that must happen between two groups.
 #[derive(Debug)]
 pub(crate) enum Control {
-    /// A definition is put in force. `opened` is the stream with its table if it is a new one.
-    Put {
-        def: Arc<StreamDef>,
-        opened: Option<Box<(Stream, StreamDecoder)>>,
-        reply: oneshot::Sender<Result<Arc<Stream>>>,
-    },
+    /// A definition is put in force.
+    Put(Box<NewDefinition>),
     /// A stream is taken out, once what it holds is in its table.
     Remove { name: Arc<str>, sealed: oneshot::Sender<Frontier> },
     /// What is open is sealed.
     Seal { sealed: oneshot::Sender<Frontier> },
+}
+
+/// A definition that is to be put in force.
+pub(crate) struct NewDefinition {
+    pub(crate) def: Arc<StreamDef>,
+    /// The stream with its table, if it is a new one.
+    pub(crate) opened: Option<(Arc<Stream>, StreamDecoder)>,
+    /// Makes the definition durable.
+    pub(crate) keep: Box<dyn FnOnce() -> Result<()> + Send>,
+    pub(crate) reply: oneshot::Sender<Result<Arc<Stream>>>,
+}
+
+impl fmt::Debug for NewDefinition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewDefinition").field("def", &self.def).finish_non_exhaustive()
+    }
 }
 
 /// A finished epoch, on its way into the tables.
@@ -145,7 +161,7 @@ impl EpochThread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.is_old() {
-                self.close(false, Vec::new());
+                self.close(None, Vec::new());
             }
         }
     }
@@ -161,7 +177,7 @@ impl EpochThread {
         let event = LogGroup { node, first_seq: group.first, last_seq: group.last, batches, statuses };
         self.tell_speed(LineEvent::Group(event));
         if self.open.bytes >= self.config.seal_bytes.min(MAX_EPOCH_BYTES) as i64 {
-            self.close(false, Vec::new());
+            self.close(None, Vec::new());
         }
     }
 
@@ -202,8 +218,9 @@ impl EpochThread {
         self.open.since.is_some_and(|since| self.clock.now_micros().saturating_sub(since) >= age)
     }
 
-    /// Ends the epoch, if there is something in it, and sends it off.
-    fn close(&mut self, mark_all: bool, sealed: Vec<oneshot::Sender<Frontier>>) {
+    /// Ends the epoch, if there is something in it, and sends it off. All tables are to record its end if it is for a
+    /// `change`, that of a new stream too.
+    fn close(&mut self, change: Option<&NewDefinition>, sealed: Vec<oneshot::Sender<Frontier>>) {
         let node = self.config.node.clone();
         let announced = self.open.since.is_some();
         if announced {
@@ -214,8 +231,11 @@ impl EpochThread {
         let mut streams: Vec<(Arc<Stream>, SchemaRef)> =
             lanes.map(|lane| (lane.stream.clone(), lane.decoder.schema().clone())).collect();
         streams.push((self.dead.clone(), self.dead.schema()));
+        let opened = change.and_then(|change| change.opened.as_ref());
+        streams.extend(opened.map(|(stream, decoder)| (stream.clone(), decoder.schema().clone())));
         streams.iter().for_each(|(stream, _)| stream.tail.write().close_epoch());
         let nodes = self.groups.nodes_to_save(self.last);
+        let mark_all = change.is_some();
         let epoch = Epoch { seq: self.last, streams, mark_all, nodes, announced, sealed };
         // The sealer is gone only when ingest is being dropped; the log keeps what it would have sealed.
         _ = self.sealer.blocking_send(epoch);
@@ -223,49 +243,76 @@ impl EpochThread {
 
     fn control(&mut self, control: Control) {
         match control {
-            Control::Put { def, opened, reply } => {
-                let outcome = self.put(def, opened);
-                if outcome.is_ok() {
-                    self.close(true, Vec::new());
-                }
-                _ = reply.send(outcome);
-            }
+            Control::Put(new) => self.put(*new),
             Control::Remove { name, sealed } => {
-                self.close(false, vec![sealed]);
+                self.close(None, vec![sealed]);
                 self.groups.remove(&name);
             }
-            Control::Seal { sealed } => self.close(false, vec![sealed]),
+            Control::Seal { sealed } => self.close(None, vec![sealed]),
         }
     }
 
-    fn put(
+    /// Puts a definition in force, or changes nothing.
+    fn put(&mut self, new: NewDefinition) {
+        let keys = self.check(&new).and_then(|keys| {
+            self.seal_before(&new)?;
+            Ok(keys)
+        });
+        let NewDefinition { def, opened, keep, reply } = new;
+        // Kept here, between two groups: whenever the process ends, what the log has beyond the tables is decoded again
+        // by the definition that it was taken under.
+        let outcome = keys.and_then(|keys| {
+            keep()?;
+            self.install(def, opened, keys)
+        });
+        _ = reply.send(outcome);
+    }
+
+    /// Whether a definition can be put in force, and the keys that it needs.
+    fn check(&self, new: &NewDefinition) -> Result<Option<KeyWindow>> {
+        match (self.groups.lane(&new.def.name), &new.opened) {
+            (Some(lane), _) => _ = StreamDecoder::new(&new.def, lane.decoder.schema())?,
+            (None, Some(_)) => {}
+            (None, None) => {
+                return Err(Error::NotFound {
+                    kind: "stream",
+                    name: new.def.name.clone(),
+                    hint: "; it was removed at the same moment, apply it again".into(),
+                });
+            }
+        }
+        self.keys_for(&new.def, new.opened.as_ref().map(|(stream, _)| &**stream))
+    }
+
+    /// Waits until the tables have everything that was decoded so far, and record that a definition ends here.
+    fn seal_before(&mut self, new: &NewDefinition) -> Result<()> {
+        let (sealed, answer) = oneshot::channel();
+        self.close(Some(new), vec![sealed]);
+        let wait = EXCHANGE_WAIT.min(self.config.change_wait);
+        let answer = async { tokio::time::timeout(wait, answer).await };
+        match self.runtime.block_on(answer) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(closed()),
+            Err(_) => Err(not_sealed_in_time(&new.def.name, wait)),
+        }
+    }
+
+    fn install(
         &mut self,
         def: Arc<StreamDef>,
-        opened: Option<Box<(Stream, StreamDecoder)>>,
+        opened: Option<(Arc<Stream>, StreamDecoder)>,
+        keys: Option<KeyWindow>,
     ) -> Result<Arc<Stream>> {
-        let stream = self.put_lane(def, opened)?;
+        let stream = match opened {
+            Some((stream, decoder)) if self.groups.lane(&def.name).is_none() => {
+                self.groups.add(Lane { stream: stream.clone(), def, decoder, keys });
+                stream
+            }
+            _ => self.groups.redefine(def, keys)?,
+        };
         if let Some(lane) = self.groups.lane(&stream.name) {
             lane.observe(Why::Applied, self.clock.now_micros(), &self.config.node, self.last + 1);
         }
-        Ok(stream)
-    }
-
-    fn put_lane(
-        &mut self,
-        def: Arc<StreamDef>,
-        opened: Option<Box<(Stream, StreamDecoder)>>,
-    ) -> Result<Arc<Stream>> {
-        let keys = self.keys_for(&def, opened.as_deref().map(|(stream, _)| stream))?;
-        if self.groups.lane(&def.name).is_some() {
-            return self.groups.redefine(def, keys);
-        }
-        let (stream, decoder) = *opened.ok_or_else(|| Error::NotFound {
-            kind: "stream",
-            name: def.name.clone(),
-            hint: "; it was removed at the same moment, apply it again".into(),
-        })?;
-        let stream = Arc::new(stream);
-        self.groups.add(Lane { stream: stream.clone(), def, decoder, keys });
         Ok(stream)
     }
 
@@ -286,6 +333,15 @@ impl EpochThread {
             tracing::warn!("the speed layer no longer listens; events are kept but not sealed");
         }
     }
+}
+
+/// A change that the store stands in the way of.
+pub(crate) fn not_sealed_in_time(stream: &str, waited: Duration) -> Error {
+    let why = format!(
+        "what came before is not in its tables after {waited:?}; the store is slow, try again when /readyz answers 200"
+    );
+    let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
+    Error::io(format!("stream `{stream}` is left as it was"), cause)
 }
 
 /// Puts the deliveries of a group into the window.

@@ -29,7 +29,7 @@ use crate::config::IngestConfig;
 use crate::dead_letter::DEAD;
 use crate::decode::{NodeStatus, Nodes, Rebirth};
 use crate::dedup::{DedupRule, KeyWindow};
-use crate::epoch::{Control, EpochThread};
+use crate::epoch::{Control, EpochThread, NewDefinition, not_sealed_in_time};
 use crate::group::{GroupDecoder, Lane};
 use crate::left_out::{LeftOutEntry, LeftOutReason};
 use crate::pressure::Policies;
@@ -265,18 +265,40 @@ impl Ingest {
 
     /// Puts a definition in force: a new stream, or another one for a stream of the same name.
     ///
-    /// Everything accepted before this call is decoded by the old definition. Refused if the stream's rows do
-    /// not fit the new one.
-    pub async fn put_stream(&self, def: Arc<StreamDef>) -> Result<()> {
+    /// Everything accepted before this call is decoded by the old definition and in its tables before `keep` is called,
+    /// which makes the new one durable; messages that only the new one wants are accepted after that. So a crash at any
+    /// moment finds the definition by which the rest of the log is to be decoded. On error nothing is changed: the
+    /// stream's rows do not fit the definition, `keep` has failed, or the store is too slow
+    /// ([`IngestConfig::change_wait`]). Goes on if the caller does not.
+    pub async fn put_stream(
+        self: &Arc<Self>,
+        def: Arc<StreamDef>,
+        keep: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (ingest, keep) = (self.clone(), Box::new(keep));
+        let put = tokio::spawn(async move { ingest.exchange(def, keep).await });
+        put.await.map_err(|e| Error::io("putting a stream in force", std::io::Error::other(e)))?
+    }
+
+    async fn exchange(
+        &self,
+        def: Arc<StreamDef>,
+        keep: Box<dyn FnOnce() -> Result<()> + Send>,
+    ) -> Result<()> {
         let _turn = self.changing.lock().await;
         let known = self.registry.read().streams.contains_key(def.name.as_str());
         let opened = if known {
             None
         } else {
-            Some(Box::new(Stream::open(&self.store, def.clone(), &self.config.node).await?))
+            let (stream, decoder) = Stream::open(&self.store, def.clone(), &self.config.node).await?;
+            Some((Arc::new(stream), decoder))
         };
+        // Most of it while messages are taken: during the exchange itself they wait.
+        let wait = self.config.change_wait;
+        let sealed = tokio::time::timeout(wait, self.seal_now()).await;
+        sealed.map_err(|_| not_sealed_in_time(&def.name, wait))??;
         let (reply, answer) = oneshot::channel();
-        self.control(Control::Put { def, opened, reply }).await?;
+        self.control(Control::Put(Box::new(NewDefinition { def, opened, keep, reply }))).await?;
         let stream = answer.await.map_err(|_| closed())??;
         self.change_registry(|streams| _ = streams.insert(stream.name.clone(), stream.clone()));
         let saved = stream.clone();
@@ -521,7 +543,8 @@ fn stream_stats(stream: &Arc<Stream>) -> (Arc<str>, StreamStats) {
     (stream.name.clone(), stats)
 }
 
-fn closed() -> Error {
+/// What is said to whoever asks too late.
+pub(crate) fn closed() -> Error {
     Error::invalid("ingest is shutting down; try again after the restart")
 }
 

@@ -16,6 +16,7 @@ use arrow::datatypes::Schema;
 use parking_lot::{Mutex, RwLock};
 
 use iot_schemas::catalog::StreamDef;
+use iot_schemas::disk;
 use iot_schemas::layout::SCHEMAS_PATH;
 use iot_schemas::position::Seq;
 use iot_schemas::registry::{History, Renames, Stamp, Version};
@@ -42,7 +43,7 @@ impl SchemaKeeper {
     /// Reads the history of a stream; that of a new one is empty.
     pub(crate) fn open(store: &Store, stream: &str) -> Result<Self> {
         let dir = store.local_path(SCHEMAS_PATH)?;
-        fs::create_dir_all(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+        disk::create_dirs(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         let path = dir.join(format!("{stream}.jsonl"));
         let history = load(&path)?;
         let saved = AtomicUsize::new(history.versions().len());

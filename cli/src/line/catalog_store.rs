@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use iot_schemas::catalog::{Catalog, Document, Kind, parse};
+use iot_schemas::disk;
 use iot_schemas::layout::CATALOG_PATH;
 use iot_schemas::table::Store;
 use iot_schemas::{Error, Result};
@@ -15,7 +16,7 @@ const KINDS: [Kind; 4] = [Kind::Stream, Kind::View, Kind::Rule, Kind::Device];
 const MAX_FILE_NAME: usize = 200;
 
 /// The catalog's files.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CatalogStore {
     dir: PathBuf,
 }
@@ -25,7 +26,7 @@ impl CatalogStore {
         let dir = store.local_path(CATALOG_PATH)?;
         for kind in KINDS {
             let dir = dir.join(folder(kind));
-            fs::create_dir_all(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+            disk::create_dirs(&dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         }
         Ok(Self { dir })
     }
@@ -62,7 +63,7 @@ impl CatalogStore {
             file.write_all(document.text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
-            File::open(path.parent().unwrap_or(&self.dir))?.sync_all()
+            disk::sync_entry(&path)
         };
         write().map_err(|e| Error::io(format!("writing {}", path.display()), e))
     }
@@ -72,15 +73,15 @@ impl CatalogStore {
         self.path(kind, name).exists()
     }
 
-    /// Removes a definition; one that is not there is fine.
+    /// Removes a definition for good; one that is not there is fine.
     pub(super) fn remove(&self, kind: Kind, name: &str) -> Result<()> {
         let path = self.path(kind, name);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("removing {}", path.display()), e))
-            }
-            _ => Ok(()),
-        }
+        let removed = match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            // One that an earlier call has removed may still come back.
+            _ => disk::sync_entry(&path),
+        };
+        removed.map_err(|e| Error::io(format!("removing {}", path.display()), e))
     }
 
     fn path(&self, kind: Kind, name: &str) -> PathBuf {

@@ -30,6 +30,7 @@ impl Control for Line {
         let plan = changes(&catalog, &documents);
         let mut done: Vec<(&Document, Option<Document>)> = Vec::new();
         let future = with(&catalog, &documents);
+        let implied = self.keep_implied_stream(&catalog, &plan)?;
         let mut streams_are_put = false;
         for (document, applied) in documents.iter().zip(&plan) {
             if applied.kind != Kind::Stream && !std::mem::replace(&mut streams_are_put, true) {
@@ -40,19 +41,27 @@ impl Control for Line {
                 continue;
             }
             let before = catalog.get(applied.kind, &applied.name).cloned();
-            if let Err(e) = self.put(&document.def).await {
+            if let Err(e) = self.put(document).await {
                 self.undo(done).await;
+                if let Some(implied) = &implied {
+                    self.forget_implied_stream(implied)?;
+                }
                 self.keep_last_values(&catalog).await;
                 return Err(e);
             }
             done.push((document, before));
         }
         for (document, _) in done {
-            self.catalog_store.put(document)?;
+            // Those of streams are written: see `put`.
+            if document.def.kind() != Kind::Stream {
+                self.catalog_store.put(document)?;
+            }
             catalog.put(document.clone());
         }
         self.problems.lock().clear();
-        self.retire_default_stream(&mut catalog).await?;
+        if let Some(implied) = implied {
+            self.retire_implied_stream(&mut catalog, &implied).await?;
+        }
         self.keep_last_values(&catalog).await;
         Ok(plan)
     }
@@ -300,15 +309,36 @@ impl Line {
         Some(raw_schema(own))
     }
 
-    /// A server that was given streams of its own does not need the stream `events`, which everybody begins
-    /// with: it goes if it is empty and unused, and becomes a stream like any other if it is not.
-    async fn retire_default_stream(&self, catalog: &mut Catalog) -> Result<()> {
-        let default = Catalog::with_default_stream();
-        let Some(document) = default.documents().next() else { return Ok(()) };
-        let name = document.def.name();
-        let others = catalog.streams().any(|stream| stream.name != name);
-        if !others || self.catalog_store.has(Kind::Stream, name) || catalog.get(Kind::Stream, name).is_none()
-        {
+    /// The stream `events`, which everybody begins with, if it is in force and in no file, and other streams come. It is
+    /// written down first: after a crash the file of another stream alone would take it away with what it has taken in.
+    fn keep_implied_stream(&self, catalog: &Catalog, plan: &[Applied]) -> Result<Option<Document>> {
+        let implied = Catalog::with_default_stream().documents().next().cloned().filter(|implied| {
+            let name = implied.def.name();
+            catalog.get(Kind::Stream, name).is_some()
+                && !self.catalog_store.has(Kind::Stream, name)
+                && plan.iter().any(|applied| applied.kind == Kind::Stream && applied.name != name)
+        });
+        if let Some(implied) = &implied {
+            self.catalog_store.put(implied)?;
+        }
+        Ok(implied)
+    }
+
+    /// Takes the file away again if the other streams have not come to be.
+    fn forget_implied_stream(&self, implied: &Document) -> Result<()> {
+        let name = implied.def.name();
+        let is_alone = self.catalog_store.load()?.streams().all(|stream| stream.name == name);
+        if is_alone {
+            self.catalog_store.remove(Kind::Stream, name)?;
+        }
+        Ok(())
+    }
+
+    /// A server that was given streams of its own does not need the stream `events`: it goes if it is empty, unused and as
+    /// everybody has it, and becomes a stream like any other if it is not.
+    async fn retire_implied_stream(&self, catalog: &mut Catalog, implied: &Document) -> Result<()> {
+        let name = implied.def.name();
+        if catalog.get(Kind::Stream, name).is_none_or(|known| known.def != implied.def) {
             return Ok(());
         }
         let snapshot = self.ingest.snapshot(name)?;
@@ -316,15 +346,20 @@ impl Line {
         if empty && self.check_unused(catalog, Kind::Stream, name).is_ok() {
             catalog.remove(Kind::Stream, name);
             self.keep_last_values(catalog).await;
-            self.ingest.remove_stream(name).await
-        } else {
-            self.catalog_store.put(document)
+            self.ingest.remove_stream(name).await?;
+            self.catalog_store.remove(Kind::Stream, name)?;
         }
+        Ok(())
     }
 
-    async fn put(&self, def: &Definition) -> Result<()> {
-        match def {
-            Definition::Stream(def) => self.put_stream(def).await,
+    /// Puts a definition in force. The file of a stream's is written on the way, at the position from which the log is
+    /// decoded by it; all others are written when everything is in force.
+    async fn put(&self, document: &Document) -> Result<()> {
+        match &document.def {
+            Definition::Stream(def) => {
+                let (files, document) = (self.catalog_store.clone(), document.clone());
+                self.put_stream(def, move || files.put(&document)).await
+            }
             Definition::View(def) => Ok(self.speed.put_view(def.clone()).await?),
             Definition::Rule(def) => Ok(self.speed.put_rule(def.clone()).await?),
             Definition::Device(def) => {
@@ -349,12 +384,16 @@ impl Line {
     /// Takes back what an `apply` that failed had done, newest first.
     async fn undo(&self, done: Vec<(&Document, Option<Document>)>) {
         for (document, before) in done.into_iter().rev() {
+            let (kind, name) = (document.def.kind(), document.def.name());
             let undone = match before {
-                Some(before) => self.put(&before.def).await,
-                None => self.take_out(document.def.kind(), document.def.name()).await,
+                Some(before) => self.put(&before).await,
+                None => match self.take_out(kind, name).await {
+                    Ok(()) => self.catalog_store.remove(kind, name),
+                    Err(e) => Err(e),
+                },
             };
             if let Err(e) = undone {
-                tracing::error!("taking back {} `{}`: {e}", document.def.kind(), document.def.name());
+                tracing::error!("taking back {kind} `{name}`: {e}");
             }
         }
     }

@@ -72,11 +72,16 @@ impl Line {
         Err(Error::invalid(format!("{all}. `iotctl schema check` lists all changes")))
     }
 
-    /// Puts a stream in force; when this returns after a rename, nothing is on its way under the old name.
-    pub(super) async fn put_stream(&self, def: &Arc<StreamDef>) -> Result<()> {
+    /// Puts a stream in force, and keeps its definition on the way; when this returns after a rename, nothing is on its
+    /// way under the old name.
+    pub(super) async fn put_stream(
+        &self,
+        def: &Arc<StreamDef>,
+        keep: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let renames = |history: History| history.renames().len();
         let before = renames(self.ingest.schema_history(&def.name)?);
-        self.ingest.put_stream(def.clone()).await?;
+        self.ingest.put_stream(def.clone(), keep).await?;
         if renames(self.ingest.schema_history(&def.name)?) != before {
             self.settle().await;
         }

@@ -49,12 +49,12 @@ async fn a_stream_that_gets_keys_knows_those_of_its_past() {
     send(&world, [1, 1, 2]).await;
     world.ingest.seal_now().await.expect("sealed");
     send(&world, [3]).await;
-    world.ingest.put_stream(stream(READINGS)).await.expect("put");
+    world.put(stream(READINGS)).await.expect("put");
     send(&world, [1, 2, 3, 4]).await;
     world.decoded(8).await;
     assert_eq!(world.positions("events").await, [(1, 0), (2, 0), (3, 0), (4, 0), (8, 0)]);
     // Another definition with the same keys goes on with them.
-    world.ingest.put_stream(stream(&format!("{READINGS}cadence: 5s\n"))).await.expect("put");
+    world.put(stream(&format!("{READINGS}cadence: 5s\n"))).await.expect("put");
     send(&world, [4, 5]).await;
     world.decoded(10).await;
     assert_eq!(world.positions("events").await.last(), Some(&(10, 0)));

@@ -82,7 +82,7 @@ async fn a_device_over_its_rate_is_counted_and_the_others_are_not_touched() {
     assert_eq!((stats.rate_limited, stats.streams["limited"].rate_limited), (2, 2));
     assert_eq!(world.left_out(), [("limited".to_owned(), "a".to_owned(), LeftOutReason::RateLimited, 2)]);
     // A stream without a limit wants them too: then they are stored.
-    world.ingest.put_stream(stream(both)).await.expect("put");
+    world.put(stream(both)).await.expect("put");
     for n in 5..=9 {
         assert_eq!(receipt(&world, "limited/a").await, Some(Receipt::Stored(n)));
     }

@@ -53,7 +53,7 @@ async fn aliases_outlast_the_log_that_declared_them() {
     let nodes = world.ingest.sparkplug_nodes();
     assert_eq!(nodes.iter().filter(|(_, node)| node.is_online).count(), 2);
     // A new definition of the stream takes them over, and so does a process that is stopped in order.
-    world.ingest.put_stream(stream(&format!("{PLANT}unknown_fields: ignore\n"))).await.expect("it fits");
+    world.put(stream(&format!("{PLANT}unknown_fields: ignore\n"))).await.expect("it fits");
     submit(&world, NDATA).await;
     assert_eq!(counts(&world).await, (4 + DDATA_ROWS, 0));
     world.ingest.shutdown().await;
