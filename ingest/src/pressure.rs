@@ -2,7 +2,8 @@
 //!
 //! Both are decided before a message is numbered, so the log knows nothing of what was shed and a replay has
 //! nothing to decide. A message for several streams is shed only if each of them would. Events that are
-//! written over HTTP and replayed dead letters always wait: their sender is told.
+//! written over HTTP and replayed dead letters always wait: their sender is told. So do messages that say the state of a
+//! device (`status.topics`): there are few of them, and the next one may be long in coming.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use iot_schemas::catalog::{OnPressure, RateLimit};
 use iot_schemas::topic::TopicPattern;
 
 use crate::left_out::LeftOutReason;
+use crate::message::WRITTEN;
 use crate::route::matches;
 use crate::stream::{Stream, device_of};
 
@@ -25,6 +27,8 @@ const MAX_DEVICES: usize = 100_000;
 struct Policy {
     stream: Arc<Stream>,
     topics: Vec<TopicPattern>,
+    /// Where devices say how they are.
+    status: Vec<TopicPattern>,
     on_pressure: OnPressure,
     limit: Option<Mutex<Rates>>,
 }
@@ -62,6 +66,7 @@ impl Policies {
             Some(Policy {
                 stream: stream.clone(),
                 topics: def.topics.clone(),
+                status: def.status.as_ref().map_or_else(Vec::new, |status| status.topics.clone()),
                 on_pressure: def.on_pressure,
                 limit,
             })
@@ -75,7 +80,7 @@ impl Policies {
     ///
     /// Costs nothing while all streams wait, and a match against the topics of each stream otherwise.
     pub(crate) fn judge(&self, topic: &str, now: i64, is_pressed: impl FnOnce() -> bool) -> Verdict {
-        if self.all_wait {
+        if self.all_wait || topic.starts_with(WRITTEN) || self.is_status(topic) {
             return Verdict::Wait;
         }
         let mut concerned: Vec<(&Policy, &TopicPattern)> = Vec::new();
@@ -101,6 +106,10 @@ impl Policies {
             concerned.iter().for_each(|(policy, _)| policy.stream.leave_out(LeftOutReason::Shed, topic, now));
         }
         verdict
+    }
+
+    fn is_status(&self, topic: &str) -> bool {
+        self.policies.iter().flat_map(|policy| &policy.status).any(|pattern| matches(pattern, topic))
     }
 
     fn under_pressure(
@@ -154,17 +163,16 @@ impl Rates {
 
     /// Whether `device` may send a message now.
     fn take(&mut self, device: &str, now: i64) -> bool {
-        let due = self.due.get(device).copied().unwrap_or(now).max(now);
-        if due - now > self.tolerance {
-            return false;
+        // No device is further ahead than that: if one seems to be, the clock was set back.
+        let furthest = now.saturating_add(self.tolerance).saturating_add(self.interval);
+        if let Some(known) = self.due.get_mut(device) {
+            let due = (*known).min(furthest).max(now);
+            let may_send = due - now <= self.tolerance;
+            *known = if may_send { due + self.interval } else { due };
+            return may_send;
         }
-        match self.due.get_mut(device) {
-            Some(known) => *known = due + self.interval,
-            None => {
-                self.make_room(now);
-                self.due.insert(device.into(), due + self.interval);
-            }
-        }
+        self.make_room(now);
+        self.due.insert(device.into(), now + self.interval);
         true
     }
 

@@ -28,7 +28,12 @@ impl EventWriter for Writer {
         }
         match self.0.submit(Message::written(&stream, &content_type, payload)).await {
             Ok(Receipt::Ignored) => Err(missing()),
-            Ok(_) => Ok(()),
+            Ok(Receipt::Stored(_) | Receipt::Redelivered(_)) => Ok(()),
+            // What is written waits for room. Should that change, the writer must not be told that it is there.
+            Ok(Receipt::Shed) => {
+                let why = "more comes than can be taken; write them again later";
+                Err(Error::io("the events were not taken", std::io::Error::other(why)))
+            }
             Err(refused) => Err(Error::io("the events were not taken", std::io::Error::other(refused))),
         }
     }

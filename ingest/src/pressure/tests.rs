@@ -22,12 +22,28 @@ fn a_device_may_send_a_burst_and_then_at_its_rate() {
 }
 
 #[test]
-fn a_slow_rate_and_a_clock_that_is_set_back_are_no_trouble() {
+fn a_slow_rate_is_kept() {
     let mut rates = rates(0.1, None);
     assert_eq!(taken(&mut rates, "a", 50 * SECOND, 3), 1);
     assert_eq!(taken(&mut rates, "a", 59 * SECOND, 3), 0);
     assert_eq!(taken(&mut rates, "a", 60 * SECOND, 3), 1);
-    assert_eq!(taken(&mut rates, "a", 0, 3), 0, "it waits until the clock is there again");
+}
+
+#[test]
+fn a_clock_that_is_set_back_costs_a_device_one_burst_at_most() {
+    for (per_device, burst, back) in
+        [(0.1, None, 50), (10.0, Some(5), 36_000), (1.0, Some(1), 1), (5.0, Some(1_000), 86_400)]
+    {
+        let mut rates = rates(per_device, burst);
+        let before = 100_000 * SECOND;
+        (0..2_000).for_each(|_| _ = rates.take("a", before));
+        let after = before - back * SECOND;
+        // As if it had just sent a burst: it waits for one interval, however far back the clock went.
+        let interval = (SECOND as f64 / per_device) as i64;
+        assert!(rates.take("a", after + interval) || rates.take("a", after + 2 * interval), "{per_device}/s");
+        let over_a_while: usize = (3..103).map(|i| taken(&mut rates, "a", after + i * interval, 3)).sum();
+        assert!((100..=101).contains(&over_a_while), "{over_a_while} of 100 at {per_device}/s");
+    }
 }
 
 #[test]

@@ -88,3 +88,34 @@ async fn a_device_over_its_rate_is_counted_and_the_others_are_not_touched() {
     }
     world.ingest.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_written_by_name_wait_whatever_the_topics_of_a_stream_match() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Its pattern matches the topics under which events are written.
+    let sheds = "kind: stream\nname: sheds\ntopics: [\"{site}/{device_id}\"]\non_pressure: shed_newest\n\
+                 rate_limit: {per_device: 0.01, burst: 1}\n";
+    let world = full(dir.path(), &[&policy("full", ""), sheds]).await;
+    let write = async || {
+        let message = Message::written("sheds", "application/json", r#"{"a":1}"#);
+        tokio::time::timeout(Duration::from_millis(300), world.ingest.submit(message)).await.ok()
+    };
+    for _ in 0..3 {
+        assert_eq!(write().await, None, "it waits");
+    }
+    assert_eq!(receipt(&world, "site/d").await, Some(Receipt::Shed));
+    assert_eq!(world.ingest.stats().shed, 1);
+    assert_eq!(world.ingest.stats().rate_limited, 0);
+    world.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_says_the_state_of_a_device_waits_whoever_else_wants_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let full_stream = policy("full", "status: {topics: [\"devices/{device_id}/status\"]}");
+    let sheds = "kind: stream\nname: sheds\ntopics: [\"devices/{device_id}/#\"]\non_pressure: shed_newest\n";
+    let world = full(dir.path(), &[&full_stream, sheds]).await;
+    assert_eq!(receipt(&world, "devices/d/status").await, None, "it waits");
+    assert_eq!(receipt(&world, "devices/d/telemetry").await, Some(Receipt::Shed));
+    world.crash().await;
+}
