@@ -56,7 +56,6 @@ pub(crate) struct KeyWindow {
     /// Keys in the order in which their events were stored.
     order: VecDeque<(u128, i64)>,
     max_keys: usize,
-    newest: i64,
     /// Up to here the table says what was kept, and these are the events, by number and index, that it has.
     decided: Seq,
     kept: HashSet<(i64, i32)>,
@@ -75,7 +74,6 @@ impl KeyWindow {
             known: HashMap::default(),
             order: VecDeque::new(),
             max_keys,
-            newest: i64::MIN,
             decided: 0,
             kept: HashSet::default(),
             hashers: [RandomState::new(), RandomState::new()],
@@ -83,7 +81,7 @@ impl KeyWindow {
     }
 
     /// The window as it was after the last event of `raw`, for a log that is read again from after `after` on and
-    /// whose first message arrived at `arrival` (microseconds).
+    /// whose earliest message, not always the first, arrived at `arrival` (microseconds).
     ///
     /// Reads the key columns of the horizon, and of what is read again.
     pub(crate) async fn load(
@@ -95,7 +93,7 @@ impl KeyWindow {
     ) -> Result<Self> {
         let mut window = Self::new(rule);
         window.decided = raw.frontier().get(node);
-        let oldest = arrival.saturating_sub(window.horizon.saturating_mul(2));
+        let oldest = window.oldest(arrival);
         let mut columns: Vec<Expr> = window.rule.columns.iter().map(|name| column(name)).collect();
         // No stream has fields of these names.
         columns.extend([INGEST_TIME, SEQ, INDEX].map(column));
@@ -172,12 +170,12 @@ impl KeyWindow {
     }
 
     fn remember(&mut self, key: u128, arrival: i64) {
-        self.newest = self.newest.max(arrival);
         let known = self.known.entry(key).or_insert(arrival);
         *known = arrival.max(*known);
         self.order.push_back((key, arrival));
-        // Twice the horizon, so that a clock that is set back does not change what is known.
-        let oldest = self.newest.saturating_sub(self.horizon.saturating_mul(2));
+        // As seen from this event and from no other one: a clock that was ahead for a while has no say in what is
+        // forgotten afterwards.
+        let oldest = self.oldest(arrival);
         while let Some((key, arrival)) = self.order.front().copied()
             && (self.order.len() > self.max_keys || arrival < oldest)
         {
@@ -186,6 +184,12 @@ impl KeyWindow {
                 self.known.remove(&key);
             }
         }
+    }
+
+    /// What arrived before that need not be known when an event arrives at `arrival`: twice the horizon, so that a clock that
+    /// is set back a little changes nothing.
+    fn oldest(&self, arrival: i64) -> i64 {
+        arrival.saturating_sub(self.horizon.saturating_mul(2))
     }
 
     /// The key of each row, `None` if it lacks part of it.

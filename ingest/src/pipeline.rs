@@ -246,9 +246,12 @@ impl Ingest {
 
     /// Reads back what `dedup` must know before the log is replayed from after `after` on.
     async fn load_keys(&self, lanes: &mut [Lane], after: Seq) -> Result<()> {
-        let first = self.wal.lock().log.read_after(after)?.next().transpose()?;
-        let arrival = first.and_then(|frame| Some(records(&frame.body)?.next()?.arrival));
-        let arrival = arrival.unwrap_or(i64::MAX).min(self.clock.now_micros());
+        if lanes.iter().all(|lane| lane.def.dedup.is_empty()) {
+            return Ok(());
+        }
+        let wal = self.wal.clone();
+        let earliest = blocking("reading the log", move || earliest_arrival(&wal.lock(), after)).await?;
+        let arrival = earliest.unwrap_or(i64::MAX).min(self.clock.now_micros());
         for lane in lanes {
             if let Some(rule) = DedupRule::of(&lane.def) {
                 let raw = lane.stream.snapshot()?;
@@ -505,6 +508,19 @@ impl RawStreams for Ingest {
         })?;
         found.snapshot()
     }
+}
+
+/// When the earliest message after `after` arrived; the first one may be later, as the clock may have been set back.
+/// Replayed dead letters, which arrived long ago, are stored whatever is known.
+fn earliest_arrival(wal: &Wal, after: Seq) -> Result<Option<i64>> {
+    let mut earliest = None;
+    for frame in wal.log.read_after(after)? {
+        let frame = frame?;
+        let records = records(&frame.body).into_iter().flatten();
+        let arrivals = records.filter(|record| record.resolution.is_none()).map(|record| record.arrival);
+        earliest = arrivals.chain(earliest).min();
+    }
+    Ok(earliest)
 }
 
 /// Puts what was saved of Sparkplug's nodes into the decoders, and saves it as the state to begin with.

@@ -77,10 +77,32 @@ fn keys_beyond_the_limit_are_forgotten_oldest_first() {
     assert_eq!(stored(&mut window, rows(&[(Some("a"), 1), (Some("c"), 1)], 4)), [4]);
 }
 
-/// Up to 60 events with few keys and arrivals that hardly ever go back.
+#[test]
+fn a_clock_that_was_ahead_for_a_while_does_not_switch_it_off() {
+    let mut window = KeyWindow::new(rule());
+    let ahead = 100 * HORIZON;
+    let events = [
+        (Some("a"), ahead),
+        (Some("b"), 0),
+        (Some("b"), 1),
+        (Some("a"), 2),
+        (Some("b"), HORIZON + 1),
+        (Some("b"), HORIZON + 2),
+    ];
+    assert_eq!(stored(&mut window, rows(&events, 1)), [1, 2, 5]);
+    assert_eq!(stored(&mut window, rows(&[(Some("b"), ahead), (Some("c"), ahead + 3 * HORIZON)], 7)), [7, 8]);
+    assert_eq!(window.len(), 1, "what is long over is forgotten in the end");
+}
+
+/// Up to 60 events with few keys and arrivals by a clock that is set ahead and back now and then, a little or far.
 fn history() -> impl Strategy<Value = Vec<(Option<&'static str>, i64)>> {
     let key = prop::option::weighted(0.9, prop::sample::select(vec!["a", "b", "c", "d"]));
-    let step = prop_oneof![9 => 0..HORIZON / 2, 1 => -HORIZON / 4..0];
+    let step = prop_oneof![
+        12 => 0..HORIZON / 2,
+        1 => -HORIZON / 4..0,
+        1 => 3 * HORIZON..20 * HORIZON,
+        1 => -20 * HORIZON..-3 * HORIZON,
+    ];
     prop::collection::vec((key, step), 1..60).prop_map(|events| {
         let mut now = 0;
         let at = |(key, step): (_, i64)| {
@@ -89,6 +111,15 @@ fn history() -> impl Strategy<Value = Vec<(Option<&'static str>, i64)>> {
         };
         events.into_iter().map(at).collect()
     })
+}
+
+/// What [`KeyWindow::load`] reads of the table before the log is read again from after `after` on.
+fn read_back(table: &RecordBatch, window: &KeyWindow, after: i64, arrival: i64) -> RecordBatch {
+    let oldest = window.oldest(arrival);
+    let (arrivals, numbers, _) = positions(table);
+    let is_read = arrivals.values().iter().zip(numbers.values());
+    let is_read: BooleanArray = is_read.map(|(at, seq)| Some(*at >= oldest || *seq > after)).collect();
+    arrow::compute::filter_record_batch(table, &is_read).expect("filtered")
 }
 
 proptest! {
@@ -109,8 +140,26 @@ proptest! {
         second.decided = sealed as Seq;
         let mut before = KeyWindow::new(rule());
         let table = kept(&mut before, &all.slice(0, sealed), &[]);
+        let earliest = events[after..].iter().map(|(_, arrival)| *arrival).min().unwrap_or(i64::MAX);
+        let table = read_back(&table, &second, after as i64, earliest);
         second.restore(&table, after as Seq).expect("restored");
         let again: Vec<i64> = expected.iter().copied().filter(|seq| *seq > after as i64).collect();
         prop_assert_eq!(stored(&mut second, all.slice(after, events.len() - after)), again);
+    }
+
+    /// Two events with one key that are both stored lie a horizon apart, unless the clock jumped ahead between them.
+    #[test]
+    fn a_copy_is_found_unless_the_clock_jumped_ahead_in_between(events in history()) {
+        let mut window = KeyWindow::new(rule());
+        let stored = stored(&mut window, rows(&events, 1));
+        let stored: Vec<usize> = stored.into_iter().map(|seq| seq as usize - 1).collect();
+        for (at, later) in stored.iter().enumerate() {
+            for earlier in &stored[..at] {
+                let ((key, first), (other, second)) = (events[*earlier], events[*later]);
+                let between = events[*earlier..=*later].iter().map(|(_, arrival)| *arrival).max();
+                let has_jumped = between.is_some_and(|newest| newest > first + 2 * HORIZON);
+                prop_assert!(key.is_none() || key != other || second > first + HORIZON || has_jumped);
+            }
+        }
     }
 }
