@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use iot_schemas::catalog::{Format, StreamDef};
+use iot_schemas::catalog::{Format, OnPressure, StreamDef};
 use iot_schemas::clock::Clock;
 use iot_schemas::log::{Log, Recovery};
 use iot_schemas::micro_batch::LineEvent;
@@ -135,6 +135,7 @@ impl Ingest {
         })
         .await?;
         restore_nodes(&lanes, nodes, wal.dir())?;
+        lanes.iter().for_each(|lane| warn_of_gaps(&lane.def));
         for lane in &lanes {
             lane.observe(Why::Applied, clock.now_micros(), &config.node, lane.stream.sealed() + 1);
             lane.stream.save_schemas()?;
@@ -288,6 +289,7 @@ impl Ingest {
         def: Arc<StreamDef>,
         keep: Box<dyn FnOnce() -> Result<()> + Send>,
     ) -> Result<()> {
+        warn_of_gaps(&def);
         let _turn = self.changing.lock().await;
         let known = self.registry.read().streams.contains_key(def.name.as_str());
         let opened = if known {
@@ -544,6 +546,18 @@ fn restore_nodes(lanes: &[Lane], mut saved: BTreeMap<String, Nodes>, wal_dir: &P
     }
     let nodes = guards.iter().map(|(name, nodes)| (*name, &**nodes)).collect();
     sparkplug_file::save(wal_dir, &sparkplug_file::encode(&nodes))
+}
+
+/// A Sparkplug message that is not stored on purpose is a gap, for which the node is asked for a rebirth.
+fn warn_of_gaps(def: &StreamDef) {
+    let leaves_out = def.on_pressure != OnPressure::Wait || def.rate_limit.is_some();
+    if def.format == Format::SparkplugB && leaves_out {
+        tracing::warn!(
+            "the Sparkplug stream `{}` leaves messages out, which its nodes' sequence numbers show as gaps; \
+             take `on_pressure` and `rate_limit` away",
+            def.name
+        );
+    }
 }
 
 fn stream_stats(stream: &Arc<Stream>) -> (Arc<str>, StreamStats) {
