@@ -14,8 +14,10 @@ use ahash::HashMap;
 
 use iot_schemas::position::Seq;
 
-/// Deliveries that are remembered per session: our receive maximum, so all that can be unacknowledged.
-pub(crate) const MAX_PER_CLIENT: usize = 10_000;
+/// Deliveries that may be unacknowledged per session: what both sources announce as their receive maximum.
+pub(crate) const RECEIVE_MAXIMUM: u16 = 10_000;
+/// Deliveries that are remembered per session: all that can be unacknowledged.
+pub(crate) const MAX_PER_CLIENT: usize = RECEIVE_MAXIMUM as usize;
 /// Deliveries that are remembered over all sessions, about 50 bytes each.
 pub(crate) const MAX_ENTRIES: usize = 1_000_000;
 

@@ -39,6 +39,7 @@ use iot_schemas::{Error, Result};
 
 use crate::message::{Delivery, Message, Properties, Refused};
 use crate::pipeline::Ingest;
+use crate::redelivery::RECEIVE_MAXIMUM;
 
 use super::MqttBroker;
 use super::access::{Access, Guest};
@@ -376,6 +377,8 @@ fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> 
         .with_max_clients(options.max_clients)
         .with_max_packet_size(options.max_packet_bytes)
         .with_session_expiry(SESSION_EXPIRY)
+        // A client that has more in flight may send again what is no longer recognised.
+        .with_server_receive_maximum(RECEIVE_MAXIMUM)
         .with_max_retained_messages(options.max_retained_messages)
         .with_storage(storage)
         .with_event_handler(hook)

@@ -349,3 +349,35 @@ async fn nothing_is_lost_while_mosquitto_is_stopped_and_started() {
     in_time.expect("all arrive");
     assert_eq!(world.ingest.stats().messages, 60_000, "each once");
 }
+
+/// The next packet: its first byte and what follows the length.
+async fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let first = stream.read_u8().await.expect("a packet");
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        let byte = stream.read_u8().await.expect("its length");
+        length |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.expect("its body");
+    (first, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_how_much_it_may_have_in_flight() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let broker = broker(&world).await;
+    let mut stream = TcpStream::connect(addr_of(&broker)).await.expect("it connects");
+    stream.write_all(b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02gw").await.expect("it writes");
+    let (first, body) = packet(&mut stream).await;
+    assert_eq!(first, 0x20, "CONNACK");
+    let [high, low] = crate::redelivery::RECEIVE_MAXIMUM.to_be_bytes();
+    assert!(body.windows(3).any(|property| property == [0x21, high, low]), "{body:?}");
+    assert_eq!(usize::from(crate::redelivery::RECEIVE_MAXIMUM), crate::redelivery::MAX_PER_CLIENT);
+    broker.stop().await;
+}
