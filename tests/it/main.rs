@@ -22,6 +22,7 @@ mod reprocessing;
 mod schemas;
 mod sparkplug;
 mod sql_surface;
+mod subscriptions;
 mod tidy;
 mod uncomputable;
 mod view_change;

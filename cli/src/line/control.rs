@@ -179,13 +179,14 @@ impl Control for Line {
 
     fn not_ready(&self) -> Option<String> {
         let broker = self.subscriber.lock().as_ref().map(|subscriber| subscriber.stats());
-        let disconnected = broker.filter(|stats| !stats.connected).map(|stats| {
-            format!(
-                "no connection to the broker: {}",
-                stats.last_error.unwrap_or_else(|| "not yet".to_owned())
-            )
+        let broker = broker.and_then(|stats| match stats.connected {
+            true => stats.refused,
+            false => {
+                let why = stats.last_error.unwrap_or_else(|| "not yet".to_owned());
+                Some(format!("no connection to the broker: {why}"))
+            }
         });
-        self.ingest.not_ready().or_else(|| self.speed.not_ready()).or(disconnected)
+        self.ingest.not_ready().or_else(|| self.speed.not_ready()).or(broker)
     }
 
     fn metrics(&self) -> Vec<(&'static str, &'static str, f64)> {

@@ -1,7 +1,8 @@
 //! A subscription at an external broker: its messages are acknowledged once they are fsynced here.
 //!
-//! Two tasks, so that neither waits for the other: the *link* owns the connection, keeps it alive and
-//! reconnects; the *taker* hands messages to ingest and acknowledges them in the order of delivery. Up to the
+//! Three tasks, so that none waits for another: the *link* owns the connection, keeps it alive and
+//! reconnects; the *taker* hands messages to ingest and acknowledges them in the order of delivery; `subscriptions`
+//! keeps the broker's session in line with what the streams want. Up to the
 //! receive maximum may be unacknowledged at once, which is what makes one fsync cover many.
 
 use std::sync::Arc;
@@ -11,31 +12,32 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use parking_lot::Mutex;
-use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, PublishProperties, SubAck, SubscribeReasonCode};
+use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, PublishProperties};
 use rumqttc::{
     AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions, TlsConfiguration,
 };
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use iot_schemas::device::Via;
 use iot_schemas::{Error, Result};
 
-use crate::message::{Delivery, Message, Properties, Ticket};
+use crate::message::{Delivery, Message, Properties, Receipt, Ticket};
 use crate::pipeline::Ingest;
+use crate::redelivery::RECEIVE_MAXIMUM;
 
 use super::address::BrokerUrl;
+use super::filters_file::FiltersFile;
 use super::host::{Host, HostLink};
 use super::secret::Secret;
 use super::session::EmptySession;
+use super::subscriptions::Subscriptions;
 use super::tls::ClientTls;
 
-/// Deliveries that may be unacknowledged: the lever for the durable rate of one connection.
-const RECEIVE_MAXIMUM: u16 = 10_000;
-/// Deliveries and acknowledgements that may wait between the tasks: more than can be in flight.
+/// Deliveries and acknowledgements that may wait between the tasks: more than can be in flight. How many can be is the
+/// lever for the durable rate of one connection.
 const CHANNEL: usize = RECEIVE_MAXIMUM as usize + 1_024;
 const KEEP_ALIVE_S: u16 = 30;
 const CONNECT_TIMEOUT_S: u64 = 10;
@@ -146,8 +148,12 @@ pub struct SubscriberStats {
     pub delivered: u64,
     /// Messages that were acknowledged.
     pub acknowledged: u64,
+    /// Copies that came because several of our filters match, and were left out.
+    pub copies: u64,
     /// Why the last connection ended.
     pub last_error: Option<String>,
+    /// A subscription that the broker refuses, and why.
+    pub refused: Option<String>,
     /// How many connections there are to be.
     pub connections: usize,
 }
@@ -157,6 +163,8 @@ pub struct SubscriberStats {
 pub struct Subscriber {
     /// One for each connection.
     states: Vec<Arc<LinkState>>,
+    /// One for each connection.
+    subscriptions: Vec<Arc<Subscriptions>>,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     host: tokio::sync::Mutex<Option<HostLink>>,
@@ -168,7 +176,7 @@ impl Subscriber {
     pub fn start(remote: &Remote, ingest: Arc<Ingest>) -> Result<Self> {
         remote.check()?;
         let stop = CancellationToken::new();
-        let (mut states, mut tasks) = (Vec::new(), Vec::new());
+        let (mut states, mut subscriptions, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         for number in 1..=remote.connections {
             let client_id = match number {
                 1 => remote.client_id.clone(),
@@ -176,12 +184,17 @@ impl Subscriber {
             };
             let Session { link, taker, delivered } = Session::new(remote, client_id, ingest.clone())?;
             states.push(link.state.clone());
+            subscriptions.push(link.subscriptions.clone());
+            tasks.push(tokio::spawn(link.subscriptions.clone().keep(stop.clone())));
             tasks.push(tokio::spawn(link.run(stop.clone())));
             tasks.push(tokio::spawn(taker.run(delivered, stop.clone())));
         }
         let host = Host::new(&ingest).map(|host| HostLink::start(remote, host, stop.clone())).transpose()?;
+        if remote.group().is_some() {
+            tasks.push(tokio::spawn(warn_of_gaps(ingest, stop.clone())));
+        }
         let (tasks, host) = (tokio::sync::Mutex::new(tasks), tokio::sync::Mutex::new(host));
-        Ok(Self { states, stop, tasks, host })
+        Ok(Self { states, subscriptions, stop, tasks, host })
     }
 
     /// How it is doing.
@@ -194,7 +207,9 @@ impl Subscriber {
             reconnects: sum(|state| &state.reconnects),
             delivered: sum(|state| &state.delivered),
             acknowledged: sum(|state| &state.acknowledged),
+            copies: sum(|state| &state.copies),
             last_error: self.states.iter().find_map(|state| state.last_error.lock().clone()),
+            refused: self.subscriptions.iter().find_map(|it| it.refused()),
             connections: self.states.len(),
         }
     }
@@ -245,22 +260,42 @@ impl Session {
             .map_err(|e| Error::invalid(format!("the broker `{}`: {e}", remote.url)))?;
         let (deliveries, delivered) = mpsc::channel(CHANNEL);
         let state = Arc::new(LinkState::default());
-        let subscriptions = Arc::new(Subscriptions {
-            client: client.clone(),
-            filters: ingest.watch_filters(),
-            only: remote.topics.clone(),
-            group: remote.group(),
-            subscribed: Mutex::default(),
-        });
-        let link = Link {
-            events,
-            subscriptions: subscriptions.clone(),
-            deliveries,
-            state: state.clone(),
-            is_first: true,
-        };
-        let taker = Taker { ingest, client, client_id, subscriptions, state };
+        let file = FiltersFile::new(
+            &ingest.config().wal_dir,
+            &client_id,
+            &format!("{}:{}", remote.url.host, remote.url.port),
+        );
+        let (filters, group) = (ingest.watch_filters(), remote.group());
+        let subscriptions = Arc::new(Subscriptions::new(
+            client.clone(),
+            filters,
+            remote.topics.clone(),
+            group,
+            OWN_GROUP,
+            file,
+        ));
+        let link = Link { events, subscriptions, deliveries, state: state.clone() };
+        let taker = Taker { ingest, client, client_id, state };
         Ok(Self { link, taker, delivered })
+    }
+}
+
+/// Warns whenever there is a Sparkplug stream: its messages mean something in their order only.
+async fn warn_of_gaps(ingest: Arc<Ingest>, stop: CancellationToken) {
+    let mut sparkplug = ingest.watch_sparkplug();
+    loop {
+        tokio::select! {
+            found = sparkplug.wait_for(|is_there| *is_there) => if found.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        tracing::warn!(
+            "the messages of a Sparkplug stream come over a shared subscription, which may change their order, so that gaps are seen; \
+             use one connection, without `share`"
+        );
+        tokio::select! {
+            gone = sparkplug.wait_for(|is_there| !*is_there) => if gone.is_err() { return },
+            () = stop.cancelled() => return,
+        }
     }
 }
 
@@ -281,7 +316,7 @@ pub(super) fn options(remote: &Remote, client_id: &str) -> Result<MqttOptions> {
     Ok(options)
 }
 
-/// What the two tasks share.
+/// What the tasks share.
 #[derive(Debug, Default)]
 struct LinkState {
     /// Counts connections and their ends. An acknowledgement is sent only within the epoch of its delivery:
@@ -291,6 +326,7 @@ struct LinkState {
     reconnects: AtomicU64,
     delivered: AtomicU64,
     acknowledged: AtomicU64,
+    copies: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
@@ -299,74 +335,9 @@ struct LinkState {
 struct Delivered {
     epoch: u64,
     publish: Publish,
-}
-
-/// What the broker sends us.
-struct Subscriptions {
-    client: AsyncClient,
-    filters: watch::Receiver<Arc<Vec<String>>>,
-    /// What is subscribed to instead, if it is not empty.
-    only: Vec<String>,
-    /// The group in which the load is shared.
-    group: Option<String>,
-    /// The filters that the broker's session has, as far as we know.
-    subscribed: Mutex<Vec<String>>,
-}
-
-impl Subscriptions {
-    /// The broker's session is a new one.
-    fn forget(&self) {
-        self.subscribed.lock().clear();
-    }
-
-    /// Brings the broker's session in line with what the streams want. `false` if that must be tried again.
-    fn renew(&self) -> bool {
-        let mut subscribed = self.subscribed.lock();
-        let wanted = self.wanted();
-        for filter in wanted.iter().filter(|filter| !subscribed.contains(filter)) {
-            if let Err(e) = self.client.try_subscribe(filter.as_str(), QoS::AtLeastOnce) {
-                tracing::warn!("cannot subscribe to `{filter}` now: {e}");
-                return false;
-            }
-        }
-        for filter in subscribed.iter().filter(|filter| !wanted.contains(filter)) {
-            if let Err(e) = self.client.try_unsubscribe(filter.as_str()) {
-                tracing::warn!("cannot unsubscribe from `{filter}` now: {e}");
-                return false;
-            }
-        }
-        *subscribed = wanted;
-        true
-    }
-
-    /// Ends what an earlier process subscribed to that shared the load, if this one does not, or the other way round:
-    /// the broker would deliver everything twice.
-    fn leave_other_form(&self) {
-        let other = match &self.group {
-            Some(_) => self.filters_in(None),
-            None => self.filters_in(Some(OWN_GROUP)),
-        };
-        for filter in other {
-            if let Err(e) = self.client.try_unsubscribe(filter.as_str()) {
-                tracing::warn!("cannot unsubscribe from `{filter}` now: {e}");
-            }
-        }
-    }
-
-    fn wanted(&self) -> Vec<String> {
-        self.filters_in(self.group.as_deref())
-    }
-
-    fn filters_in(&self, group: Option<&str>) -> Vec<String> {
-        let filters = match self.only.as_slice() {
-            [] => self.filters.borrow().to_vec(),
-            only => only.to_vec(),
-        };
-        match group {
-            Some(group) => filters.iter().map(|filter| format!("$share/{group}/{filter}")).collect(),
-            None => filters,
-        }
-    }
+    /// Whether it is to be taken: another copy of it may come by another filter. That is decided in the order of the
+    /// packets, by what the broker has said about our filters before it.
+    counts: bool,
 }
 
 /// Owns the connection.
@@ -375,7 +346,6 @@ struct Link {
     subscriptions: Arc<Subscriptions>,
     deliveries: mpsc::Sender<Delivered>,
     state: Arc<LinkState>,
-    is_first: bool,
 }
 
 impl Link {
@@ -399,11 +369,12 @@ impl Link {
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
                     let epoch = self.state.epoch.load(Ordering::Acquire);
-                    if self.deliveries.send(Delivered { epoch, publish }).await.is_err() {
+                    let counts = self.subscriptions.counts(&publish);
+                    if self.deliveries.send(Delivered { epoch, publish, counts }).await.is_err() {
                         return;
                     }
                 }
-                Ok(Event::Incoming(Packet::SubAck(ack))) => self.subscribed(&ack),
+                Ok(Event::Incoming(Packet::SubAck(_) | Packet::UnsubAck(_))) => self.answered(),
                 Ok(_) => {}
                 Err(e) => {
                     self.disconnected(&e.to_string());
@@ -420,27 +391,18 @@ impl Link {
         self.events.options.clear_session_store();
         self.state.connected.store(true, Ordering::Relaxed);
         self.state.last_error.lock().take();
-        // A session that an earlier process left behind may have other filters.
-        let is_first = std::mem::take(&mut self.is_first);
-        if !ack.session_present || is_first {
-            self.subscriptions.forget();
-        }
-        if ack.session_present && is_first {
-            self.subscriptions.leave_other_form();
-        }
-        self.subscriptions.renew();
+        self.subscriptions.begin(ack);
     }
 
-    fn subscribed(&self, ack: &SubAck) {
-        let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-        if let Some(code) = refused {
-            tracing::error!("the broker refuses a subscription: {code:?}");
-            *self.state.last_error.lock() = Some(format!("the broker refuses a subscription: {code:?}"));
+    fn answered(&self) {
+        if let Some(refusal) = self.subscriptions.answered() {
+            *self.state.last_error.lock() = Some(refusal);
         }
     }
 
     fn disconnected(&self, why: &str) {
         self.state.epoch.fetch_add(1, Ordering::AcqRel);
+        self.subscriptions.end();
         if self.state.connected.swap(false, Ordering::Relaxed) {
             tracing::warn!("the connection to the broker was lost: {why}");
         }
@@ -454,15 +416,12 @@ struct Taker {
     ingest: Arc<Ingest>,
     client: AsyncClient,
     client_id: String,
-    subscriptions: Arc<Subscriptions>,
     state: Arc<LinkState>,
 }
 
 impl Taker {
     async fn run(self, mut delivered: mpsc::Receiver<Delivered>, stop: CancellationToken) {
         let mut pending = FuturesOrdered::new();
-        let mut filters = self.subscriptions.filters.clone();
-        filters.mark_unchanged();
         loop {
             let went_well = tokio::select! {
                 Some(delivery) = delivered.recv() => match self.take(delivery).await {
@@ -474,14 +433,6 @@ impl Taker {
                     Err(_) => false,
                 },
                 Some(settled) = pending.next() => self.acknowledge(settled),
-                Ok(()) = filters.changed() => {
-                    // Without a connection there is nothing to do: the next one subscribes to what is wanted then.
-                    if self.state.connected.load(Ordering::Relaxed) && !self.subscriptions.renew() {
-                        tokio::time::sleep(FIRST_RETRY).await;
-                        filters.mark_changed();
-                    }
-                    true
-                }
                 () = stop.cancelled() => false,
                 else => false,
             };
@@ -492,9 +443,15 @@ impl Taker {
         }
     }
 
-    async fn take(&self, Delivered { epoch, publish }: Delivered) -> Result<Option<Taken>, crate::Refused> {
+    async fn take(&self, delivered: Delivered) -> Result<Option<Taken>, crate::Refused> {
+        let Delivered { epoch, publish, counts } = delivered;
         self.state.delivered.fetch_add(1, Ordering::Relaxed);
         let ack = self.client.prepare_ack(&publish);
+        if !counts {
+            self.state.copies.fetch_add(1, Ordering::Relaxed);
+            let ticket = Ticket::settled(Receipt::Ignored);
+            return Ok(ack.map(|ack| Taken { epoch, ack, ticket }));
+        }
         let delivery = ack.is_some().then(|| Delivery {
             client: self.client_id.clone(),
             packet_id: publish.pkid,

@@ -10,11 +10,14 @@ mod connection;
 mod doorman;
 pub mod embedded;
 pub mod external;
+mod filters;
+mod filters_file;
 mod host;
 mod listener;
 mod scanner;
 pub mod secret;
 mod session;
+mod subscriptions;
 pub mod tls;
 
 #[cfg(test)]

@@ -381,3 +381,59 @@ async fn a_client_is_told_how_much_it_may_have_in_flight() {
     assert_eq!(usize::from(crate::redelivery::RECEIVE_MAXIMUM), crate::redelivery::MAX_PER_CLIENT);
     broker.stop().await;
 }
+
+/// What a broker that says exactly what it is told has been asked for: filter and options.
+async fn subscription(stream: &mut TcpStream, answer: u8) -> (String, u8) {
+    let (first, body) = packet(stream).await;
+    assert_eq!(first, 0x82, "SUBSCRIBE");
+    stream.write_all(&[0x90, 4, body[0], body[1], 0, answer]).await.expect("it writes");
+    // After the packet identifier the properties, which are the identifier of the subscription.
+    let properties = usize::from(body[2]);
+    assert_eq!(body[3], 0x0b, "{body:?}");
+    let filter = &body[3 + properties + 2..body.len() - 1];
+    (String::from_utf8_lossy(filter).into_owned(), body[body.len() - 1])
+}
+
+/// Takes a connection; the session is there already if `present`.
+async fn welcome(listener: &tokio::net::TcpListener, present: bool) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.expect("it connects");
+    assert_eq!(packet(&mut stream).await.0, 0x10, "CONNECT");
+    stream.write_all(&[0x20, 3, u8::from(present), 0, 0]).await.expect("it writes");
+    stream
+}
+
+const QOS_1_AND_RETAINED_IF_NEW: u8 = 0x11;
+const ACCEPTED: u8 = 1;
+const NOT_AUTHORIZED: u8 = 0x87;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_subscribes_to_everything_and_what_is_refused_is_seen_and_tried_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let subscriber = Subscriber::start(&remote(addr), world.ingest.clone()).expect("a good address");
+    let refused = async |is_refused: bool| {
+        while subscriber.stats().refused.is_some() != is_refused {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let test = async {
+        let filter = "devices/+/telemetry";
+        let mut stream = welcome(&listener, false).await;
+        let (asked, options) = subscription(&mut stream, NOT_AUTHORIZED).await;
+        assert_eq!((asked.as_str(), options), (filter, QOS_1_AND_RETAINED_IF_NEW));
+        refused(true).await;
+        let why = subscriber.stats().refused.expect("it is told");
+        assert!(why.contains(filter) && why.contains("NotAuthorized"), "{why}");
+        assert_eq!(subscription(&mut stream, ACCEPTED).await.0, filter, "it is tried again");
+        refused(false).await;
+        drop(stream);
+        // The session is there, but the store may be an older one.
+        let mut stream = welcome(&listener, true).await;
+        let (asked, options) = subscription(&mut stream, ACCEPTED).await;
+        assert_eq!((asked.as_str(), options), (filter, QOS_1_AND_RETAINED_IF_NEW));
+    };
+    tokio::time::timeout(Duration::from_secs(20), test).await.expect("in time");
+    subscriber.stop().await;
+}
