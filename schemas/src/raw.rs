@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::is_not_null;
 use arrow::compute::kernels::zip::zip;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::compute::{cast as cast_array, is_not_null};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::functions::core::expr_fn::coalesce;
@@ -184,7 +184,12 @@ pub fn under_new_names(rows: &RecordBatch, renames: &Renames) -> Result<RecordBa
                 columns.push(values.clone());
             }
             Some(at) => {
-                let values = arrow::compute::cast(values, fields[at].data_type())?;
+                // The first of several old columns may have been the narrower one.
+                if (fields[at].data_type(), values.data_type()) == (&DataType::Int64, &DataType::Float64) {
+                    fields[at] = Arc::new(fields[at].as_ref().clone().with_data_type(DataType::Float64));
+                    columns[at] = cast_array(&columns[at], &DataType::Float64)?;
+                }
+                let values = cast_array(values, fields[at].data_type())?;
                 let has_value = is_not_null(&columns[at])?;
                 columns[at] = zip(&has_value, &columns[at], &values)?;
             }
@@ -204,4 +209,25 @@ fn positions(after: &Frontier, up_to: Option<&Frontier>) -> Option<Expr> {
     let lower = after.iter().filter(|(_, seq)| *seq > 0).map(later).reduce(Expr::and);
     let upper = up_to.map(|up_to| up_to.iter().map(within).reduce(Expr::or).unwrap_or_else(|| lit(false)));
     [lower, upper].into_iter().flatten().reduce(Expr::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
+    use arrow::datatypes::Float64Type;
+
+    use super::*;
+
+    #[test]
+    fn a_column_with_two_old_names_is_as_wide_as_the_wider() {
+        let first: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, None]));
+        let second: ArrayRef = Arc::new(Float64Array::from(vec![None, Some(2.5), None]));
+        let rows = RecordBatch::try_from_iter([("first", first), ("second", second)]).expect("rows");
+        let renames = |old: [&str; 2]| -> Renames { old.map(|old| ("new".into(), old.into())).into() };
+        for old in [["first", "second"], ["second", "first"]] {
+            let renamed = under_new_names(&rows, &renames(old)).expect("they are numbers");
+            let new = renamed.column_by_name("new").expect("it is there").as_primitive::<Float64Type>();
+            assert_eq!(new.iter().collect::<Vec<_>>(), [Some(1.0), Some(2.5), None], "{old:?}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ pub fn compare(
         .filter(|column| !known.contains_key(column.name.as_str()))
         .flat_map(Column::alias_names)
         .collect();
-    let mut differences = Differences { known, renamed, changes: Vec::new() };
+    let mut differences = Differences { known, after, renamed, changes: Vec::new() };
     after.iter().for_each(|column| differences.column(column));
     if unknown_before != unknown_after {
         let detail = format!("from `{}` to `{}`", unknown_before.word(), unknown_after.word());
@@ -39,6 +39,7 @@ pub fn compare(
 
 struct Differences<'a> {
     known: HashMap<&'a str, &'a Column>,
+    after: &'a [Column],
     /// The old names of columns that are renamed.
     renamed: Vec<String>,
     changes: Vec<Change>,
@@ -64,9 +65,8 @@ impl Differences<'_> {
 
     fn new_column(&mut self, after: &Column) {
         let word = after.r#type.word();
-        let other = self.known.values().find(|known| known.name.eq_ignore_ascii_case(&after.name));
-        if let Some(other) = other {
-            return self.add(RuleId::OnlyCase, after, format!("`{}` is there", other.name));
+        if let Some(other) = self.differs_only_by_case(after) {
+            return self.add(RuleId::OnlyCase, after, format!("`{other}` is there"));
         }
         let old = after.alias_names().filter_map(|alias| self.known.get(alias.as_str()).copied());
         let old: Vec<&Column> = old.collect();
@@ -74,13 +74,24 @@ impl Differences<'_> {
             return self.add(RuleId::AddField, after, word.to_owned());
         }
         for old in old {
-            if can_be_read_as(old.r#type, after.r#type) {
-                self.add(RuleId::Rename, after, format!("{word}, from `{}`", old.name));
-            } else {
+            let unit = other_unit(old, after);
+            if !can_be_read_as(old.r#type, after.r#type) {
                 let detail = format!("{word}, from `{}`, which is {}", old.name, old.r#type.word());
                 self.add(RuleId::RenameType, after, detail);
+            } else if unit.is_none() {
+                self.add(RuleId::Rename, after, format!("{word}, from `{}`", old.name));
+            }
+            if let Some(unit) = unit {
+                self.add(RuleId::ChangeUnit, after, format!("of `{}` {unit}", old.name));
             }
         }
+    }
+
+    /// The other spelling of a new column's name, known or declared before it.
+    fn differs_only_by_case(&self, after: &Column) -> Option<String> {
+        let declared = self.after.iter().take_while(|column| column.name != after.name);
+        let mut others = self.known.values().copied().chain(declared);
+        others.find(|other| other.name.eq_ignore_ascii_case(&after.name)).map(|other| other.name.clone())
     }
 
     fn types(&mut self, before: &Column, after: &Column) {
@@ -114,14 +125,10 @@ impl Differences<'_> {
     }
 
     fn units(&mut self, before: &Column, after: &Column) {
-        match (&before.unit, &after.unit) {
-            (None, None) => {}
-            (Some(one), Some(other)) if one == other => {}
-            (None, Some(unit)) => self.add(RuleId::StateUnit, after, format!("`{unit}`")),
-            (Some(unit), other) => {
-                let other = other.as_ref().map_or("none".to_owned(), |unit| format!("`{unit}`"));
-                self.add(RuleId::ChangeUnit, after, format!("from `{unit}` to {other}"));
-            }
+        match (other_unit(before, after), &before.unit, &after.unit) {
+            (Some(detail), ..) => self.add(RuleId::ChangeUnit, after, detail),
+            (None, None, Some(unit)) => self.add(RuleId::StateUnit, after, format!("`{unit}`")),
+            _ => {}
         }
     }
 
@@ -135,20 +142,38 @@ impl Differences<'_> {
 
     fn aliases(&mut self, before: &Column, after: &Column) {
         for alias in after.aliases.iter().filter(|alias| !before.aliases.contains(alias)) {
-            let rule = match self.known.contains_key(column_name(alias).as_str()) {
-                true => RuleId::Redirect,
-                false => RuleId::AddAlias,
-            };
-            self.add(rule, after, format!("`{alias}`"));
+            let old = self.known.get(column_name(alias).as_str()).copied();
+            match old.map(|old| other_unit(old, after)) {
+                None => self.add(RuleId::AddAlias, after, format!("`{alias}`")),
+                Some(None) => self.add(RuleId::Redirect, after, format!("`{alias}`")),
+                Some(Some(unit)) => self.add(RuleId::ChangeUnit, after, format!("of `{alias}` {unit}")),
+            }
         }
         for alias in before.aliases.iter().filter(|alias| !after.aliases.contains(alias)) {
             if before.renamed_from.contains(&column_name(alias)) {
-                self.add(RuleId::UndoRename, after, format!("`{alias}`"));
+                if !self.is_renamed_again(&before.name, &column_name(alias)) {
+                    self.add(RuleId::UndoRename, after, format!("`{alias}`"));
+                }
             } else if after.source == Source::Declared {
                 self.add(RuleId::RemoveAlias, after, format!("`{alias}`"));
             }
         }
     }
+
+    /// Whether one column has both names of a rename among its aliases: then neither gets new values of its own.
+    fn is_renamed_again(&self, name: &str, older: &str) -> bool {
+        self.after.iter().any(|column| {
+            let lists = |name: &str| column.alias_names().any(|alias| alias == name);
+            lists(name) && lists(older)
+        })
+    }
+}
+
+/// The change from the unit that `old` states to that of `new`, if it is another one or none.
+fn other_unit(old: &Column, new: &Column) -> Option<String> {
+    let unit = old.unit.as_ref().filter(|unit| new.unit.as_ref() != Some(*unit))?;
+    let other = new.unit.as_ref().map_or("none".to_owned(), |unit| format!("`{unit}`"));
+    Some(format!("from `{unit}` to {other}"))
 }
 
 /// Whether values of the type `old` are values of the type `new`.

@@ -1,16 +1,16 @@
 //! The versions of one stream's schema.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use super::column::{Column, Source, columns_of};
 use super::compare::{Change, compare};
 use crate::catalog::{FieldType, StreamDef, UnknownFields};
 use crate::error::{Error, Result};
-use crate::layout::RESERVED;
+use crate::layout::{RESERVED, raw_schema};
 use crate::position::{NodeId, Seq};
 
 /// Versions that a stream can have. A definition is not changed any more beyond half of them: the rest is for what events
@@ -128,6 +128,12 @@ impl History {
         &self.latest
     }
 
+    /// The schema of rows with the columns of the newest version.
+    pub fn schema(&self) -> SchemaRef {
+        let field = |column: &Column| Field::new(&column.name, column.r#type.data_type(), true);
+        raw_schema(self.latest.iter().map(field))
+    }
+
     /// The number of the version that is in force at a position; that of the first for positions before it.
     pub fn at(&self, seq: Seq) -> Option<u32> {
         let begun = self.versions.partition_point(|version| version.seq <= seq);
@@ -163,6 +169,19 @@ impl History {
             return Err(Error::invalid(format!("{why}; begin a stream of another name")));
         }
         Ok(changes)
+    }
+
+    /// The columns that nothing would fill any more if the stream were defined so, though something does now.
+    pub fn silenced(&self, def: &StreamDef) -> Vec<String> {
+        let after = columns_of(def, self.latest.iter().map(|column| (column.name.as_str(), column.r#type)));
+        let kept: HashSet<&str> = after
+            .iter()
+            .filter(|column| column.source == Source::Kept)
+            .map(|column| column.name.as_str())
+            .collect();
+        let is_silenced =
+            |column: &&Column| column.source != Source::Kept && kept.contains(column.name.as_str());
+        self.latest.iter().filter(is_silenced).map(|column| column.name.clone()).collect()
     }
 
     /// Takes in that the stream is defined so and has these columns. Returns whether that made a version.

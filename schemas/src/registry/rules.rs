@@ -29,7 +29,7 @@ pub enum RuleId {
     UndoRename,
     /// A unit where there was none.
     StateUnit,
-    /// Another unit, or none any more.
+    /// Another unit, or none any more; also by a new name, or a redirect.
     ChangeUnit,
     /// A note that a field should not be used.
     Deprecate,
@@ -45,6 +45,8 @@ pub enum RuleId {
     OnlyCase,
     /// A view or a rule reads the column whose name becomes an alias.
     InUse,
+    /// A view or a rule reads a column that nothing would fill any more.
+    StopFilling,
 }
 
 /// One rule.
@@ -142,7 +144,7 @@ pub const RULES: &[Rule] = &[
         RuleId::ChangeUnit,
         "change unit",
         "stored values count the old unit",
-        "declare a field of another name with the new unit",
+        "declare a field of another name with the new unit, and leave the old name out of its aliases",
     ),
     refused(
         RuleId::OnlyCase,
@@ -155,6 +157,12 @@ pub const RULES: &[Rule] = &[
         "rename or redirect a column in use",
         "what reads the old column would get no new values, and not say so",
         "let it read the new column, in the same apply",
+    ),
+    refused(
+        RuleId::StopFilling,
+        "stop filling a column in use",
+        "what reads the column would get no new values, and not say so",
+        "declare the field, or let what reads it do without it, in the same apply",
     ),
 ];
 

@@ -91,10 +91,90 @@ fn every_rule_of_the_table_judges_a_change() {
     assert_eq!(back.iter().map(|change| change.rule).collect::<Vec<_>>(), [RuleId::Undeprecate]);
     judged.push(RuleId::Undeprecate);
     // Only the catalog knows: tests/it/schemas.rs.
-    judged.push(RuleId::InUse);
+    judged.extend([RuleId::InUse, RuleId::StopFilling]);
     for rule in RULES {
         assert!(judged.contains(&rule.id), "{:?} has no test", rule.id);
     }
+}
+
+#[test]
+fn neither_a_rename_nor_a_redirect_hides_a_change_of_unit() {
+    let mut history = history();
+    let check = |history: &History, fields: &str, column: &str, expect: &[(RuleId, &str)]| {
+        let changes = history.plan(&def(fields)).expect("there is room");
+        let of_column = changes.iter().filter(|change| change.column.as_deref() == Some(column));
+        let found: Vec<_> = of_column.map(|change| (change.rule, change.detail.as_str())).collect();
+        assert_eq!(found, expect, "{fields}");
+    };
+    let renamed = |more: &str| {
+        let kelvin = format!("kelvin: {{type: double, aliases: [d]{more}}}");
+        format!("fields: {{{kelvin}, new: {{type: double, aliases: [old]}}, t: text}}")
+    };
+    let refused = |detail| [(RuleId::ChangeUnit, detail)];
+    check(&history, &renamed(", unit: K"), "kelvin", &refused("of `d` from `Cel` to `K`"));
+    check(&history, &renamed(""), "kelvin", &refused("of `d` from `Cel` to none"));
+    check(&history, &renamed(", unit: Cel"), "kelvin", &[(RuleId::Rename, "double, from `d`")]);
+    let text = renamed(", unit: K").replace("kelvin: {type: double", "kelvin: {type: text");
+    let both =
+        [(RuleId::RenameType, "text, from `d`, which is double"), refused("of `d` from `Cel` to `K`")[0]];
+    check(&history, &text, "kelvin", &both);
+    history.observe(
+        &def(&fields(D, ", k: {type: double, unit: K}")),
+        &Schema::empty(),
+        stamp(Why::Applied, 10),
+    );
+    let redirected =
+        fields(D, ", k: {type: double, unit: K, aliases: [d]}").replace(&format!("d: {D}, "), "");
+    check(&history, &redirected, "k", &refused("of `d` from `Cel` to `K`"));
+    // What states no unit may be anything.
+    let found = fields(D, ", k: {type: double, unit: K, aliases: [f]}");
+    check(&history, &found, "k", &[(RuleId::Redirect, "`f`")]);
+}
+
+#[test]
+fn a_column_can_be_renamed_again_by_both_of_its_names() {
+    let mut history = history();
+    let again = |aliases: &str| {
+        let newest = format!("newest: {{type: double, aliases: [{aliases}]}}");
+        def(&format!("fields: {{d: {D}, {newest}, t: text}}"))
+    };
+    let rules = |history: &History, def: &StreamDef| -> Vec<RuleId> {
+        history.plan(def).expect("room").iter().map(|change| change.rule).collect()
+    };
+    assert_eq!(rules(&history, &again("new, old")), [RuleId::Rename, RuleId::Rename]);
+    assert!(rules(&history, &again("new")).contains(&RuleId::UndoRename));
+    history.observe(&again("new, old"), &Schema::empty(), stamp(Why::Applied, 10));
+    let pairs = [("new", "old"), ("newest", "new"), ("newest", "old")];
+    assert_eq!(history.renames()[..], pairs.map(|(new, old)| (new.to_owned(), old.to_owned())));
+    assert_eq!(rules(&history, &again("new, old")), [], "the same again changes nothing");
+    let undone = rules(&history, &def(&fields(D, "")));
+    assert!(undone.contains(&RuleId::UndoRename), "{undone:?}");
+}
+
+#[test]
+fn new_columns_must_differ_by_more_than_case_from_each_other_too() {
+    let changes = History::default().plan(&def("fields: {temp: double, Temp: double}")).expect("room");
+    let rules: Vec<_> = changes.iter().map(|change| (change.rule, change.column.as_deref())).collect();
+    assert_eq!(
+        rules,
+        [
+            (RuleId::AddField, Some("site")),
+            (RuleId::AddField, Some("Temp")),
+            (RuleId::OnlyCase, Some("temp"))
+        ]
+    );
+}
+
+#[test]
+fn a_column_falls_silent_when_nothing_fills_it_any_more() {
+    let check = |more: String, expect: &[&str]| assert_eq!(history().silenced(&def(&more)), expect, "{more}");
+    let ignore = "\nunknown_fields: ignore";
+    check(fields(D, ""), &[]);
+    check(fields(D, "") + ignore, &["i", "b", "f"]);
+    check(fields(D, ", i: bigint") + ignore, &["b", "f"]);
+    check(fields(D, "").replace(", t: text", ""), &[]);
+    check(fields(D, ", i: bigint, b: boolean, f: double").replace(", t: text", "") + ignore, &["t"]);
+    check(fields(D, ", r: {type: double, aliases: [i]}"), &["i"]);
 }
 
 #[test]
