@@ -27,7 +27,7 @@ use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
 use crate::dead_letter::DEAD;
-use crate::decode::{NodeStatus, Nodes, Rebirth};
+use crate::decode::{NodeStatus, Nodes, Rebirth, StreamDecoder};
 use crate::dedup::{DedupRule, KeyWindow};
 use crate::epoch::{Control, EpochThread, NewDefinition, not_sealed_in_time};
 use crate::group::{GroupDecoder, Lane};
@@ -311,6 +311,16 @@ impl Ingest {
             tracing::warn!("the new version of a schema is saved with the next seal only: {e}");
         }
         Ok(())
+    }
+
+    /// Refuses a definition that [`Self::put_stream`] would refuse for its columns. Changes nothing, makes no table.
+    pub fn check_stream(&self, def: &StreamDef) -> Result<()> {
+        let table = match self.stream(&def.name) {
+            Some(stream) => stream.schema(),
+            // The table of a stream that was deleted has these, if it is there.
+            None => self.schema_history(&def.name)?.schema(),
+        };
+        StreamDecoder::new(def, &table).map(drop)
     }
 
     /// Takes a stream out after sealing what it holds. Its table stays. Unknown names are fine.

@@ -110,20 +110,93 @@ fn old_rows_are_read_under_the_new_name_and_lack_new_columns() {
     assert_eq!(rows[5], json!([null, 32.0, "x"]), "{rows}");
 }
 
+/// Both `schema check` and `apply` refuse `catalog`, and say these words.
+#[track_caller]
+fn refused(server: &Server, catalog: &str, words: &[&str]) {
+    for command in [&["schema", "check", "-"][..], &["apply", "-f", "-"]] {
+        let ran = server.run(command, catalog);
+        let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), ran.stderr);
+        assert_eq!(ran.code, 1, "{command:?}: {said}");
+        words.iter().for_each(|word| assert!(said.contains(word), "{command:?}: `{word}`: {said}"));
+    }
+}
+
+#[test]
+fn a_check_refuses_whatever_apply_refuses() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let stream = |fields: &str| V1.replace("{old: bigint}", fields);
+    refused(&server, &stream("{temp: double, Temp: double}"), &["only by case"]);
+    let many: Vec<String> = (0..501).map(|i| format!("c{i}: double")).collect();
+    refused(&server, &stream(&format!("{{{}}}", many.join(", "))), &["more than 500 columns"]);
+    refused(&server, &format!("{V1}---\n{V2}"), &["`readings` is defined twice"]);
+    refused(&server, &format!("{V1}{VIEW}"), &["new"]);
+    refused(&server, "kind: rule\nname: r\non: nothing\nwhen: x > 1\n", &["nothing"]);
+    server.apply(V1);
+    server.iotctl(&["delete", "stream", "readings"]);
+    refused(&server, &stream("{old: text}"), &["change type"]);
+    let good = server.run(&["schema", "check", "-"], V1);
+    assert_eq!(good.code, 0, "{}", good.stderr);
+}
+
+const RULE: &str = "---\nkind: rule\nname: hot\non: readings\nwhen: Found > 3\n";
+
+#[test]
+fn a_column_in_use_does_not_fall_silent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let view = VIEW.replace("new", "old");
+    server.apply(V1);
+    publish(&server, &[r#"{"old": 1, "found": 2, "more": 3}"#]);
+    server.apply(&format!("{V1}{view}{RULE}"));
+    let ignoring = |fields: &str| {
+        V1.replace("fields: {old: bigint}", &format!("unknown_fields: ignore\nfields: {{{fields}}}"))
+    };
+    let (by_view, by_rule) = ("view `sums` reads it", "rule `hot` reads it");
+    refused(&server, &ignoring(""), &["stop filling a column in use", by_view, by_rule, "declare the field"]);
+    refused(&server, &ignoring("old: bigint"), &[by_rule]);
+    refused(&server, &ignoring("found: bigint").replace("ignore", "reject"), &[by_view]);
+    // Nothing reads `more`, and what reads the others may do without them from then on.
+    server.apply(&ignoring("old: bigint, found: bigint"));
+    let rule = RULE.replace("Found", "old");
+    server.apply(&format!("{}{rule}", ignoring("old: bigint")));
+    assert_eq!(server.verify(), 0);
+}
+
+#[test]
+fn a_column_that_is_renamed_twice_has_the_values_of_both_names() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    server.apply(V1);
+    publish(&server, &[r#"{"old": 1}"#]);
+    server.apply(V2);
+    publish(&server, &[r#"{"new": 2.5}"#, r#"{"old": 4}"#]);
+    let server = server.stop_and_restart();
+    let newest =
+        |unit: &str| V2.replace("new:", "newest:").replace("[old]", "[old, new]").replace("Cel", unit);
+    refused(&server, &newest("K"), &["change unit", "of `new` from `Cel` to `K`"]);
+    server.apply(&newest("Cel"));
+    publish(&server, &[r#"{"newest": 8}"#, r#"{"new": 16}"#, r#"{"old": 32}"#]);
+    let check = |server: &Server| {
+        let rows = server.query("SELECT newest FROM readings ORDER BY _seq");
+        let values: Vec<f64> = rows.iter().map(|row| row["newest"].as_f64().expect("a number")).collect();
+        assert_eq!(values, [1.0, 2.5, 4.0, 8.0, 16.0, 32.0]);
+    };
+    check(&server);
+    server.apply(&newest("Cel"));
+    let server = server.kill_and_restart();
+    check(&server);
+    server.wait_for_seal();
+    check(&server);
+}
+
 #[test]
 fn what_would_break_data_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Server::start(&dir.path().join("data"), &[]);
     let view = VIEW.replace("new", "old");
     server.apply(&format!("{V1}{view}"));
-    let check = |catalog: &str, words: &[&str]| {
-        for command in [&["schema", "check", "-"][..], &["apply", "-f", "-"]] {
-            let ran = server.run(command, catalog);
-            let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), ran.stderr);
-            assert_eq!(ran.code, 1, "{command:?}: {said}");
-            words.iter().for_each(|word| assert!(said.contains(word), "{command:?}: `{word}`: {said}"));
-        }
-    };
+    let check = |catalog: &str, words: &[&str]| refused(&server, catalog, words);
     // The view would not get new values any more, and would not say so.
     check(V2, &["view `sums`", "read the new column"]);
     check(&V1.replace("bigint", "text"), &["change type", "field of another name"]);

@@ -11,6 +11,7 @@ use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, ViewD
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
 use iot_schemas::layout::raw_schema;
 use iot_schemas::raw::RawStreams;
+use iot_schemas::registry::Finding;
 use iot_schemas::replay::{ReplayReport, ReplayRequest};
 use iot_schemas::session::context;
 use iot_schemas::view::{CompiledView, Layer, lineage, source_of};
@@ -19,6 +20,7 @@ use iot_serving::query::{Queries, QueryRequest};
 use iot_serving::verify::verify_view;
 use serde_json::{Map, Value, json};
 
+use super::schemas::refuse_incompatible;
 use super::{Line, last_values};
 
 #[async_trait]
@@ -235,39 +237,32 @@ impl Control for Line {
 impl Line {
     /// Checks everything that can be checked before anything is changed.
     async fn check(&self, catalog: &Catalog, documents: &[Document]) -> Result<()> {
-        let mut seen = HashSet::new();
-        for document in documents {
-            if !seen.insert((document.def.kind(), document.def.name().to_owned())) {
-                let (kind, name) = (document.def.kind(), document.def.name());
-                return Err(Error::invalid(format!("{kind} `{name}` is defined twice")));
-            }
-        }
+        refuse_incompatible(&self.judge(catalog, documents).await?)
+    }
+
+    /// What `documents` would change about schemas. Fails if they are wrong in another way; if a change is
+    /// incompatible, what is wrong within definitions is not looked for.
+    pub(super) async fn judge(&self, catalog: &Catalog, documents: &[Document]) -> Result<Vec<Finding>> {
         let future = with(catalog, documents);
-        let streams: HashSet<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
-        if let Some(view) = future.views().find(|view| streams.contains(view.name.as_str())) {
-            return Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name)));
-        }
+        check_names(&future, documents)?;
         last_values::check_readers(&future)?;
-        self.check_schemas(&future, documents).await?;
-        for view in future.views() {
-            self.check_view(&future, view, documents).await?;
+        let findings = self.findings(&future, documents).await?;
+        if findings.iter().all(|finding| finding.compatible) {
+            self.check_definitions(&future, documents).await?;
         }
+        Ok(findings)
+    }
+
+    async fn check_definitions(&self, future: &Catalog, documents: &[Document]) -> Result<()> {
         for document in documents {
-            if let Definition::Rule(def) = &document.def
-                && !streams.contains(def.on.as_str())
-                && future.get(Kind::View, &def.on).is_none()
-            {
-                let hint = format!("; rule `{}` watches it with `on`", def.name);
-                return Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint });
-            }
-            if let Definition::Device(def) = &document.def
-                && let Some(stream) = def.stream.as_deref().filter(|stream| !streams.contains(stream))
-            {
-                let hint = format!("; device `{}` is declared in it", def.name);
-                return Err(Error::NotFound { kind: "stream", name: stream.to_owned(), hint });
+            if let Definition::Stream(def) = &document.def {
+                self.ingest.check_stream(def)?;
             }
         }
-        Ok(())
+        for view in future.views() {
+            self.check_view(future, view, documents).await?;
+        }
+        documents.iter().try_for_each(|document| check_target(future, &document.def))
     }
 
     /// Checks a view that is among `documents`, or reads one that is.
@@ -540,6 +535,42 @@ impl Line {
             "watermark": snapshot.watermark.map(micros_rfc3339::to_text),
             "late_events": snapshot.late_events,
         }))
+    }
+}
+
+/// Refuses documents of the same name.
+fn check_names(future: &Catalog, documents: &[Document]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for document in documents {
+        let (kind, name) = (document.def.kind(), document.def.name());
+        if !seen.insert((kind, name)) {
+            return Err(Error::invalid(format!("{kind} `{name}` is defined twice")));
+        }
+    }
+    match future.views().find(|view| future.get(Kind::Stream, &view.name).is_some()) {
+        Some(view) => Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a rule on nothing, and a device in no stream.
+fn check_target(future: &Catalog, def: &Definition) -> Result<()> {
+    let is_there = |kinds: &[Kind], name: &str| kinds.iter().any(|kind| future.get(*kind, name).is_some());
+    match def {
+        Definition::Rule(def) if !is_there(&[Kind::Stream, Kind::View], &def.on) => {
+            let hint = format!("; rule `{}` watches it with `on`", def.name);
+            Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint })
+        }
+        Definition::Device(def) => {
+            match def.stream.as_deref().filter(|stream| !is_there(&[Kind::Stream], stream)) {
+                Some(stream) => {
+                    let hint = format!("; device `{}` is declared in it", def.name);
+                    Err(Error::NotFound { kind: "stream", name: stream.to_owned(), hint })
+                }
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The schema registry of a server: what `iotctl schema` and the table `iot.schemas` show, and what `apply` refuses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -7,10 +8,10 @@ use arrow::datatypes::{Field, SchemaRef};
 use async_trait::async_trait;
 use iot_ingest::Ingest;
 use iot_schemas::alert::micros_rfc3339;
-use iot_schemas::catalog::{Catalog, Definition, Document, StreamDef, column_name, parse};
+use iot_schemas::catalog::{Catalog, Definition, Document, RuleDef, StreamDef, ViewDef, column_name, parse};
 use iot_schemas::layout::{RESERVED, raw_schema};
 use iot_schemas::raw::RawStreams;
-use iot_schemas::registry::{Change, Column, Finding, History, RuleId, Schemas, Source, Step, Version};
+use iot_schemas::registry::{Change, Column, Finding, History, RuleId, Schemas, Step, Version};
 use iot_schemas::view::{CompiledView, lineage};
 use iot_schemas::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -53,25 +54,22 @@ impl Schemas for Line {
 
     async fn check(&self, yaml: &str, origin: &str) -> Result<Vec<Finding>> {
         let documents = parse(yaml, origin)?;
-        let mut future = self.catalog.lock().await.clone();
-        documents.iter().for_each(|document| future.put(document.clone()));
-        self.findings(&future, &documents).await
+        let catalog = self.catalog.lock().await.clone();
+        self.judge(&catalog, &documents).await
     }
 }
 
-impl Line {
-    /// Refuses definitions that would break data, with all reasons.
-    pub(super) async fn check_schemas(&self, future: &Catalog, documents: &[Document]) -> Result<()> {
-        let findings = self.findings(future, documents).await?;
-        let refusals: Vec<String> =
-            findings.iter().filter(|finding| !finding.compatible).map(refusal).collect();
-        if refusals.is_empty() {
-            return Ok(());
-        }
-        let all = refusals.join("; ");
-        Err(Error::invalid(format!("{all}. `iotctl schema check` lists all changes")))
+/// Refuses definitions that would break data, with all reasons.
+pub(super) fn refuse_incompatible(findings: &[Finding]) -> Result<()> {
+    let refusals: Vec<String> = findings.iter().filter(|finding| !finding.compatible).map(refusal).collect();
+    if refusals.is_empty() {
+        return Ok(());
     }
+    let all = refusals.join("; ");
+    Err(Error::invalid(format!("{all}. `iotctl schema check` lists all changes")))
+}
 
+impl Line {
     /// Puts a stream in force, and keeps its definition on the way; when this returns after a rename, nothing is on its
     /// way under the old name.
     pub(super) async fn put_stream(
@@ -98,7 +96,7 @@ impl Line {
     }
 
     /// What the documents would change about the schemas of their streams.
-    async fn findings(&self, future: &Catalog, documents: &[Document]) -> Result<Vec<Finding>> {
+    pub(super) async fn findings(&self, future: &Catalog, documents: &[Document]) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for document in documents {
             let Definition::Stream(def) = &document.def else { continue };
@@ -109,58 +107,94 @@ impl Line {
         Ok(findings)
     }
 
-    /// The views and rules that read columns whose names become aliases of others.
+    /// The views and rules that read columns which nothing would fill any more, with the rule that refuses it.
     async fn in_use(&self, future: &Catalog, def: &StreamDef, history: &History) -> Result<Vec<Change>> {
-        let lost = |column: &&Column| {
-            let aliases = def.fields.values().flat_map(|field| &field.aliases);
-            column.source != Source::Kept && aliases.map(|alias| column_name(alias)).any(|a| a == column.name)
-        };
-        let mut changes = Vec::new();
-        for column in history.latest().iter().filter(lost) {
-            let readers = self.readers(future, def, &column.name).await;
-            changes.extend(readers.into_iter().map(|reader| Change {
-                rule: RuleId::InUse,
-                column: Some(column.name.clone()),
-                detail: format!("{reader} reads it"),
-            }));
+        let silenced = history.silenced(def);
+        if silenced.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(changes)
+        let mut readers = self.reading_views(future, def, &silenced).await;
+        readers.extend(reading_rules(future, def, &silenced));
+        let aliases: HashSet<String> =
+            def.fields.values().flat_map(|field| &field.aliases).map(|alias| column_name(alias)).collect();
+        let change = |(column, reader): (&String, String)| {
+            let rule = if aliases.contains(column) { RuleId::InUse } else { RuleId::StopFilling };
+            Change { rule, column: Some(column.clone()), detail: format!("{reader} reads it") }
+        };
+        Ok(readers.into_iter().map(change).collect())
     }
 
-    async fn readers(&self, future: &Catalog, def: &StreamDef, column: &str) -> Vec<String> {
+    /// The columns among `columns` that views read, each with the view.
+    async fn reading_views<'c>(
+        &self,
+        future: &Catalog,
+        def: &StreamDef,
+        columns: &'c [String],
+    ) -> Vec<(&'c String, String)> {
         let mut readers = Vec::new();
         let Some(schema) = self.future_schema(future, &def.name) else { return readers };
-        let without = without(&schema, column);
         for view in future.views() {
             let find = |name: &str| future.views().find(|view| view.name == name).cloned();
             let Ok((bases, source)) = lineage(view, find) else { continue };
-            if source != def.name {
-                continue;
-            }
-            let compile = |schema| CompiledView::compile_over(view.clone(), bases.clone(), &source, schema);
-            // What does not compile with the column either is refused for its own reasons.
-            if compile(&without).await.is_err() && compile(&schema).await.is_ok() {
-                readers.push(format!("view `{}`", view.name));
+            if source == def.name {
+                let read = columns_read((view, bases.as_slice(), source.as_str()), &schema, columns).await;
+                readers.extend(read.into_iter().map(|column| (column, format!("view `{}`", view.name))));
             }
         }
-        let rules = future.rules().filter(|rule| rule.on == def.name);
-        let reading = rules.filter(|rule| {
-            let conditions = std::iter::once(&rule.when).chain(&rule.clear_when);
-            conditions.into_iter().any(|condition| mentions(condition, column))
-        });
-        readers.extend(reading.map(|rule| format!("rule `{}`", rule.name)));
         readers
     }
 }
 
-fn without(schema: &SchemaRef, column: &str) -> SchemaRef {
-    let is_left = |field: &&Arc<Field>| field.name() != column && !RESERVED.contains(&field.name().as_str());
+/// A view, the views through which it reads a stream, and the stream.
+type Lineage<'a> = (&'a Arc<ViewDef>, &'a [Arc<ViewDef>], &'a str);
+
+/// The columns among `columns` without which a view does not compile.
+async fn columns_read<'c>(view: Lineage<'_>, schema: &SchemaRef, columns: &'c [String]) -> Vec<&'c String> {
+    let mut read = Vec::new();
+    // Most views read none of them. What does not compile with them either is refused for its own reasons.
+    if compiles(view, &without(schema, columns)).await || !compiles(view, schema).await {
+        return read;
+    }
+    for column in columns {
+        if !compiles(view, &without(schema, std::slice::from_ref(column))).await {
+            read.push(column);
+        }
+    }
+    read
+}
+
+async fn compiles((view, bases, source): Lineage<'_>, schema: &SchemaRef) -> bool {
+    CompiledView::compile_over(view.clone(), bases.to_vec(), source, schema).await.is_ok()
+}
+
+/// The columns among `columns` that the rules on the stream itself name, each with the rule.
+fn reading_rules<'c>(future: &Catalog, def: &StreamDef, columns: &'c [String]) -> Vec<(&'c String, String)> {
+    let mut readers = Vec::new();
+    for rule in future.rules().filter(|rule| rule.on == def.name) {
+        let named = columns.iter().filter(|column| names(rule, column));
+        readers.extend(named.map(|column| (column, format!("rule `{}`", rule.name))));
+    }
+    readers
+}
+
+fn without(schema: &SchemaRef, columns: &[String]) -> SchemaRef {
+    let is_left =
+        |field: &&Arc<Field>| !columns.contains(field.name()) && !RESERVED.contains(&field.name().as_str());
     raw_schema(schema.fields().iter().filter(is_left).map(|field| field.as_ref().clone()))
 }
 
-/// Whether a condition has the word `name` in it.
+/// Whether a condition or an annotation of a rule names the column.
+fn names(rule: &RuleDef, column: &str) -> bool {
+    let mut conditions = std::iter::once(&rule.when).chain(&rule.clear_when);
+    let placeholder = format!("{{{column}}}");
+    conditions.any(|condition| mentions(condition, column))
+        || rule.annotations.values().any(|text| text.contains(&placeholder))
+}
+
+/// Whether a condition has the word `name` in it. SQL does not tell `Temp` from `temp`, nor do columns.
 fn mentions(condition: &str, name: &str) -> bool {
-    condition.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
+    let mut words = condition.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.any(|word| word.eq_ignore_ascii_case(name))
 }
 
 fn refusal(finding: &Finding) -> String {
