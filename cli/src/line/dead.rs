@@ -224,6 +224,7 @@ impl Desk {
             return Some(format!("there is no stream `{}` any more", letter.stream));
         };
         let wanted = letter.topic == Message::written(&def.name, "", Bytes::new()).topic
+            || def.status.as_ref().is_some_and(|status| status.device_of(&letter.topic).is_some())
             || def.topics.iter().any(|pattern| pattern.capture(&letter.topic).is_some());
         (!wanted)
             .then(|| format!("the stream `{}` does not take the topic `{}` any more", def.name, letter.topic))
