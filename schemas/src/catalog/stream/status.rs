@@ -50,7 +50,7 @@ impl Words {
 }
 
 impl StatusDef {
-    /// The device that a message on `topic` is about; `None` if it is no status topic.
+    /// The device that a message on `topic` is about; `None` if it is no status topic, or names nobody.
     ///
     /// As in MQTT, a wildcard does not match a first level that begins with `$`.
     pub fn device_of<'t>(&self, topic: &'t str) -> Option<&'t str> {
@@ -60,7 +60,7 @@ impl StatusDef {
             }
             let captured = pattern.capture(topic)?;
             let at = pattern.names().position(|name| name == DEVICE_ID)?;
-            captured.get(at).copied()
+            captured.get(at).copied().filter(|device| !device.is_empty())
         })
     }
 
@@ -208,7 +208,9 @@ mod tests {
     fn a_topic_tells_the_device() {
         let status = status("");
         assert_eq!(status.device_of("d/pump-1/status"), Some("pump-1"));
-        assert_eq!((status.device_of("d/pump-1/telemetry"), status.device_of("$SYS/a/status")), (None, None));
+        for topic in ["d/pump-1/telemetry", "$SYS/a/status", "d//status"] {
+            assert_eq!(status.device_of(topic), None, "{topic}");
+        }
     }
 
     #[test]
