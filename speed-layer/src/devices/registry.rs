@@ -45,6 +45,8 @@ pub(crate) trait Terms {
 pub(crate) trait StreamTerms {
     /// Whether births and deaths stand in its rows.
     fn has_births(&self) -> bool;
+    /// How far an event's time may lie after its arrival and still be believed, in microseconds.
+    fn max_future(&self) -> i64;
     /// How long a device may be silent, in microseconds.
     fn silence_limit(&self, device: &str) -> Option<i64>;
 }
@@ -172,6 +174,7 @@ impl Entry<'_> {
         terms: &impl StreamTerms,
     ) {
         let words = columns.words.filter(|_| terms.has_births());
+        let future = terms.max_future();
         let mut places = vec![Place::Unknown; devices.names().len()];
         for (row, slot) in devices.slots().iter().map(|slot| *slot as usize).enumerate() {
             if statuses.peek().is_some() {
@@ -196,8 +199,8 @@ impl Entry<'_> {
             };
             let device = self.fleet.devices.at(place);
             match &mut device.seen {
-                Some(seen) => seen.count(time, arrival),
-                None => device.seen = Some(Seen::between(1, (time, time), (arrival, arrival))),
+                Some(seen) => seen.count(time, arrival, future),
+                None => device.seen = Some(Seen::begin(time, arrival, future)),
             }
             match word {
                 Some("NBIRTH" | "DBIRTH") => device.link.born(arrival),

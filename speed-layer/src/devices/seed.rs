@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::array::{Array, AsArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use datafusion::common::Column;
 use datafusion::functions_aggregate::expr_fn::{count, max, min};
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, cast, lit, when};
 use futures::StreamExt;
 use iot_schemas::layout::{DEVICE_ID, EVENT_TIME, INGEST_TIME};
 use iot_schemas::position::Frontier;
@@ -24,20 +24,24 @@ pub(crate) async fn seed(registry: &mut Registry, raw: &dyn RawStreams) -> Resul
     for stream in raw.names() {
         if !registry.knows(&stream) {
             let snapshot = raw.snapshot(&stream)?;
-            let devices = devices(&snapshot).await?;
+            let limits = raw.definition(&stream).map(|def| def.time_limits());
+            let devices = devices(&snapshot, limits.map_or(i64::MAX, |limits| limits.future)).await?;
             registry.begin(stream, snapshot.sealed.frontier().clone(), devices);
         }
     }
     Ok(())
 }
 
-async fn devices(snapshot: &RawSnapshot) -> Result<Vec<(Arc<str>, Seen)>> {
+/// `future`: how far an event's time may lie after its arrival and still be believed, in microseconds.
+async fn devices(snapshot: &RawSnapshot, future: i64) -> Result<Vec<(Arc<str>, Seen)>> {
     let Some(events) = snapshot.sealed_between(&Frontier::empty(), None).await? else {
         return Ok(Vec::new());
     };
     let column = |name: &str| Expr::Column(Column::new_unqualified(name));
-    let bounds =
-        [EVENT_TIME, INGEST_TIME].into_iter().flat_map(|name| [min(column(name)), max(column(name))]);
+    let micros = |name: &str| cast(column(name), DataType::Int64);
+    let is_believed = (micros(EVENT_TIME) - micros(INGEST_TIME)).lt_eq(lit(future));
+    let time = when(is_believed, column(EVENT_TIME)).end()?;
+    let bounds = [time, column(INGEST_TIME)].into_iter().flat_map(|time| [min(time.clone()), max(time)]);
     let plan = LogicalPlanBuilder::from(events)
         .aggregate([column(DEVICE_ID)], std::iter::once(count(lit(1))).chain(bounds))?
         .build()?;
@@ -56,7 +60,8 @@ fn of_batch(rows: &RecordBatch) -> Vec<(Arc<str>, Seen)> {
     let [first, last, first_arrival, last_arrival] =
         [2, 3, 4, 5].map(|at| rows.column(at).as_primitive::<TimestampMicrosecondType>());
     let device = |row: usize| {
-        let time = (first.value(row), last.value(row));
+        let bound = |times: &TimestampMicrosecondArray| times.is_valid(row).then(|| times.value(row));
+        let time = (bound(first), bound(last));
         let arrival = (first_arrival.value(row), last_arrival.value(row));
         (names.value(row).into(), Seen::between(events.value(row) as u64, time, arrival))
     };

@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 const INTERVALS: usize = 9;
 
 /// The events of a device. Times are microseconds since 1970.
+///
+/// An event time that lies so far after its arrival that the stream does not believe it is neither the oldest nor the
+/// newest, nor does it tell an interval: one event from the year 2099 would be the newest for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub(super) events: u64,
-    /// The oldest event time.
-    pub(super) first: i64,
-    /// The newest event time.
-    pub(super) last: i64,
+    /// The oldest event time, if one is believed.
+    pub(super) first: Option<i64>,
+    /// The newest event time, if one is believed.
+    pub(super) last: Option<i64>,
     pub(super) first_arrival: i64,
     pub(super) last_arrival: i64,
     #[serde(default)]
@@ -27,8 +30,8 @@ pub(super) struct Seen {
 struct Intervals(VecDeque<u32>);
 
 impl Seen {
-    /// So many events, of which nothing is known but the bounds.
-    pub(super) fn between(events: u64, time: (i64, i64), arrival: (i64, i64)) -> Self {
+    /// So many events, of which nothing is known but the bounds; those of `time` are of the times that are believed.
+    pub(super) fn between(events: u64, time: (Option<i64>, Option<i64>), arrival: (i64, i64)) -> Self {
         Self {
             events,
             first: time.0,
@@ -39,16 +42,28 @@ impl Seen {
         }
     }
 
+    /// The first event of a device, believed if it is at most `future` after its arrival.
+    pub(super) fn begin(time: i64, arrival: i64, future: i64) -> Self {
+        let mut seen = Self::between(0, (None, None), (arrival, arrival));
+        seen.count(time, arrival, future);
+        seen
+    }
+
     /// Takes an event in. Only one that is newer than all before tells an interval.
-    pub(super) fn count(&mut self, time: i64, arrival: i64) {
+    pub(super) fn count(&mut self, time: i64, arrival: i64, future: i64) {
         self.events += 1;
-        if time > self.last {
-            self.intervals.push(time.saturating_sub(self.last));
-        }
-        self.first = self.first.min(time);
-        self.last = self.last.max(time);
         self.first_arrival = self.first_arrival.min(arrival);
         self.last_arrival = self.last_arrival.max(arrival);
+        // What was believed by another `max_future`, or by an older version, need not stay.
+        self.last = self.last.filter(|last| *last <= self.last_arrival.saturating_add(future));
+        if time > arrival.saturating_add(future) {
+            return;
+        }
+        if let Some(last) = self.last.filter(|last| *last < time) {
+            self.intervals.push(time.saturating_sub(last));
+        }
+        self.first = Some(self.first.map_or(time, |first| first.min(time)));
+        self.last = self.last.max(Some(time));
     }
 
     /// How often it measures, in seconds: the median of the last nine intervals between its event times.
@@ -77,8 +92,8 @@ mod tests {
     use super::*;
 
     fn after(times: &[i64]) -> Seen {
-        let mut seen = Seen::between(1, (times[0], times[0]), (0, 0));
-        times[1..].iter().for_each(|time| seen.count(*time, 0));
+        let mut seen = Seen::begin(times[0], 0, i64::MAX);
+        times[1..].iter().for_each(|time| seen.count(*time, 0, i64::MAX));
         seen
     }
 
@@ -99,10 +114,32 @@ mod tests {
 
     #[test]
     fn bounds_and_numbers_are_those_of_all_events() {
-        let mut seen = Seen::between(1, (50, 50), (100, 100));
-        seen.count(20, 110);
-        seen.count(90, 105);
-        assert_eq!((seen.events, seen.first, seen.last), (3, 20, 90));
+        let mut seen = Seen::begin(50, 100, 0);
+        seen.count(20, 110, 0);
+        seen.count(90, 105, 0);
+        assert_eq!((seen.events, seen.first, seen.last), (3, Some(20), Some(90)));
         assert_eq!((seen.first_arrival, seen.last_arrival), (100, 110));
+    }
+
+    #[test]
+    fn an_event_from_the_future_is_counted_and_says_nothing_about_time() {
+        const FAR: i64 = 4_000_000_000_000_000;
+        let mut seen = Seen::begin(FAR, 10_000, 5_000);
+        assert_eq!((seen.events, seen.first, seen.last), (1, None, None));
+        seen.count(20_000, 20_000, 5_000);
+        seen.count(FAR, 25_000, 5_000);
+        seen.count(35_000, 30_000, 5_000);
+        assert_eq!((seen.events, seen.first, seen.last), (4, Some(20_000), Some(35_000)));
+        assert_eq!((seen.cadence_s(), seen.last_arrival), (Some(0.015), 30_000));
+    }
+
+    #[test]
+    fn a_time_that_an_older_version_believed_does_not_stay() {
+        let old =
+            r#"{"events": 2, "first": 1, "last": 4000000000000000, "first_arrival": 1, "last_arrival": 2}"#;
+        let mut seen: Seen = serde_json::from_str(old).expect("what was written");
+        seen.count(10_000, 10_000, 5_000);
+        seen.count(20_000, 20_000, 5_000);
+        assert_eq!((seen.first, seen.last, seen.cadence_s()), (Some(1), Some(20_000), Some(0.01)));
     }
 }

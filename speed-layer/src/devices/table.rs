@@ -143,6 +143,10 @@ impl StreamTerms for KnownStream<'_> {
         self.def.as_ref().is_some_and(|def| def.format == Format::SparkplugB)
     }
 
+    fn max_future(&self) -> i64 {
+        self.def.as_ref().map_or(i64::MAX, |def| def.time_limits().future)
+    }
+
     fn silence_limit(&self, device: &str) -> Option<i64> {
         self.cadence(self.declared.find(self.stream, device)).map(silence_limit)
     }
@@ -200,9 +204,11 @@ impl Rows {
         self.stream.append_option(row.stream);
         self.device.append_value(row.name);
         self.events.append_value(seen.map_or(0, |seen| seen.events as i64));
-        let bounds = seen.map(|seen| [seen.first, seen.last, seen.first_arrival, seen.last_arrival]);
-        for (at, times) in self.times.iter_mut().enumerate() {
-            times.append_option(if at == 4 { since } else { bounds.map(|bounds| bounds[at]) });
+        let bounds = seen.map_or([None; 4], |seen| {
+            [seen.first, seen.last, Some(seen.first_arrival), Some(seen.last_arrival)]
+        });
+        for (times, time) in self.times.iter_mut().zip(bounds.into_iter().chain([since])) {
+            times.append_option(time);
         }
         self.cadence.append_option(seen.and_then(|seen| seen.cadence_s()));
         self.expected.append_option(row.cadence.map(|micros| micros as f64 / 1e6));

@@ -25,6 +25,10 @@ impl StreamTerms for FixedStream {
         self.0
     }
 
+    fn max_future(&self) -> i64 {
+        1_000
+    }
+
     fn silence_limit(&self, _: &str) -> Option<i64> {
         Some(30)
     }
@@ -101,7 +105,7 @@ fn a_group_counts_once_however_often_it_comes() {
 #[test]
 fn what_was_in_the_table_is_not_counted_again_when_the_log_comes() {
     let mut registry = Registry::default();
-    let seen = Seen::between(7, (1, 9), (1, 9));
+    let seen = Seen::between(7, (Some(1), Some(9)), (1, 9));
     registry.begin("s".into(), [("n".into(), 3)].into_iter().collect(), [("a".into(), seen)]);
     let covered = batch("s", &[("a", 9, 9, 3, "", false)]);
     take(&mut registry, &group(3, vec![covered], vec![status("s", "a", false, 9, 2)]));
