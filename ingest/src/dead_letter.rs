@@ -10,9 +10,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int64Array, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray,
+    ArrayRef, AsArray, BinaryBuilder, Int64Array, Int64Builder, RecordBatch, StringBuilder,
+    TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use iot_schemas::dead::DeadAction;
@@ -23,6 +24,8 @@ use crate::wal::record::UserProperties;
 
 /// The name under which the dead letters can be read like a stream.
 pub const DEAD: &str = "dead";
+/// The column with the position of what was done about a letter.
+const ACTION_SEQ: &str = "action_seq";
 
 /// The columns of the dead-letter table. Those that may be null have come later: older files lack them.
 pub fn dead_schema() -> SchemaRef {
@@ -48,8 +51,14 @@ pub fn dead_schema() -> SchemaRef {
         Field::new("action_at", timestamp_type(), true),
         Field::new("action_by", DataType::Utf8, true),
         Field::new("action_note", DataType::Utf8, true),
-        Field::new("action_seq", DataType::Int64, true),
+        Field::new(ACTION_SEQ, DataType::Int64, true),
     ]))
+}
+
+/// The positions of the records that did something about a letter, among rows of the table; those of the log are in order.
+pub(crate) fn resolved_at(rows: &RecordBatch) -> Vec<Seq> {
+    let column = rows.column_by_name(ACTION_SEQ).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column.into_iter().flatten().flatten().map(|seq| seq as Seq).collect()
 }
 
 /// One dead letter.
@@ -213,5 +222,45 @@ impl DeadLetters {
             ],
         );
         Some(batch.expect("the columns are built in the order of the schema"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_tell_which_records_did_something_about_a_letter() {
+        let mut letters = DeadLetters::new("local".into());
+        let letter = DeadLetter {
+            stream: "s",
+            topic: "t",
+            payload: b"",
+            reason: "why",
+            received_at: 1,
+            seq: 7,
+            cut_from: None,
+            retry_of: None,
+            content_type: None,
+            user_properties: UserProperties::default(),
+            schema_version: None,
+        };
+        letters.push(letter);
+        assert_eq!(resolved_at(&letters.finish().expect("a row")), Vec::<Seq>::new());
+        let done = |seq| Resolution {
+            node: "local".into(),
+            seq,
+            stream: "s".into(),
+            received_at: 1,
+            action: DeadAction::Replay,
+            at: 2,
+            by: String::new(),
+            note: String::new(),
+            first: "local:7".into(),
+        };
+        letters.push_action(&done(7), "t", 9);
+        letters.push(letter);
+        letters.push_action(&done(8), "t", 11);
+        assert_eq!(resolved_at(&letters.finish().expect("rows")), [9, 11]);
     }
 }

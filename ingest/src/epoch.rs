@@ -22,6 +22,7 @@ use iot_schemas::registry::Why;
 use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
+use crate::dead_letter::resolved_at;
 use crate::decode::StreamDecoder;
 use crate::dedup::{DedupRule, KeyWindow};
 use crate::group::{DecodedGroup, Group, GroupDecoder, Lane};
@@ -170,11 +171,13 @@ impl EpochThread {
         let mut decoded = self.groups.decode(&group);
         self.count(&decoded);
         let statuses = std::mem::take(&mut decoded.statuses);
+        let replayed = decoded.dead.as_ref().map(|dead| resolved_at(&dead.rows)).unwrap_or_default();
         let batches = self.keep(decoded);
         self.last = group.last;
         self.open.since.get_or_insert_with(|| self.clock.now_micros());
         let node = self.config.node.clone();
-        let event = LogGroup { node, first_seq: group.first, last_seq: group.last, batches, statuses };
+        let (first_seq, last_seq) = (group.first, group.last);
+        let event = LogGroup { node, first_seq, last_seq, batches, statuses, replayed };
         self.tell_speed(LineEvent::Group(event));
         if self.open.bytes >= self.config.seal_bytes.min(MAX_EPOCH_BYTES) as i64 {
             self.close(None, Vec::new());

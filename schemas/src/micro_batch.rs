@@ -59,6 +59,8 @@ pub struct LogGroup {
     pub batches: Vec<MicroBatch>,
     /// What devices have said about their connection, in log order.
     pub statuses: Vec<DeviceStatus>,
+    /// The positions of messages that were dead letters and are read again, in order: they are as old as they were then.
+    pub replayed: Vec<Seq>,
 }
 
 /// What the speed layer is told, in this order of positions.

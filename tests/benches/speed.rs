@@ -194,6 +194,7 @@ async fn measure(count: usize, last_values: bool, batches: &[RecordBatch]) {
             last_seq: seq,
             batches: vec![batch],
             statuses: Vec::new(),
+            replayed: Vec::new(),
         };
         sender.send(LineEvent::Group(group)).await.expect("the engine runs");
     }

@@ -164,15 +164,81 @@ fn the_death_of_a_sparkplug_node_takes_its_devices_offline() {
     assert_eq!(device(&server, "plant/line-1/oven"), oven, "what was known is known");
     drop(first);
 
-    let second = node(&server, 2);
+    let mut second = node(&server, 2);
+    wait_for_state(&server, "plant/line-1/oven", "online", "birth");
+    second.publish("spBv1.0/plant/NBIRTH/line-1", &birth(0, 2), false);
+    wait_for_state(&server, "plant/line-1/oven", "offline", "rebirth");
+    wait_for_state(&server, "plant/line-1", "online", "birth");
+    second.publish("spBv1.0/plant/DBIRTH/line-1/oven", &birth(1, 2), false);
     wait_for_state(&server, "plant/line-1/oven", "online", "birth");
     drop(second);
     wait_for_state(&server, "plant/line-1", "offline", "death");
     let dead = wait_for_state(&server, "plant/line-1/oven", "offline", "death");
     let events = server.number("SELECT count(*) FROM plant WHERE device_id = 'plant/line-1/oven'");
-    assert_eq!((dead["events"].as_i64(), events), (Some(2), 2));
+    assert_eq!((dead["events"].as_i64(), events), (Some(3), 3));
     server = server.kill_and_restart();
     assert_eq!(device(&server, "plant/line-1/oven"), dead);
+}
+
+#[test]
+fn a_word_that_was_a_dead_letter_counts_as_of_its_arrival() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path());
+    let dead = |open: i64| {
+        let deadline = Instant::now() + PATIENCE;
+        while server.number("SELECT count(*) FROM dead WHERE status = 'open'") != open {
+            assert!(Instant::now() < deadline, "{:?}", server.query("SELECT * FROM dead"));
+            wait_a_little();
+        }
+    };
+    for device in ["valve", "gate"] {
+        server.publish(&format!("devices/{device}/status"), "bye");
+    }
+    dead(2);
+    // A topic without a device is about nobody.
+    server.publish("devices//status", "offline");
+    server.publish("devices/valve/telemetry", &telemetry(0));
+    server.wait_for("an event", |status| status["ingest"]["events"] == 1);
+    server.apply(
+        "kind: stream\nname: readings\ntopics: ['devices/{device_id}/telemetry']\nevent_time: {field: ts, unit: ms}\n\
+         status: {topics: ['devices/{device_id}/status'], offline: [bye]}\n",
+    );
+    assert_eq!(
+        server.iotctl(&["dead", "replay", "--all"]),
+        "replayed 2, of which 0 are dead letters again\n"
+    );
+    dead(0);
+    let gate = wait_for_state(&server, "gate", "offline", "status");
+    let arrived = server.query("SELECT received_at FROM dead WHERE topic = 'devices/gate/status'");
+    assert_eq!(gate["state_since"], arrived[0]["received_at"]);
+    assert_eq!(device(&server, "valve")["state"], "unknown", "its event came after its word");
+    assert_eq!(server.number("SELECT count(*) FROM devices WHERE device_id = ''"), 0);
+}
+
+#[test]
+fn an_event_from_the_future_does_not_stay_the_newest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = start(dir.path());
+    // In 2099, by a clock that is wrong; and a device that has sent nothing else.
+    let future = "{\"ts\": 4070908800000}";
+    let clock = [telemetry(0), future.to_owned(), telemetry(10), telemetry(20)];
+    clock.iter().for_each(|payload| server.publish("devices/clock/telemetry", payload));
+    server.publish("devices/dreamer/telemetry", future);
+    server.wait_for("the events", |status| status["ingest"]["events"] == 5);
+    let seen = |server: &Server| {
+        let row = device(server, "clock");
+        assert_eq!((&row["events"], &row["first_seen"]), (&json!(4), &json!("2025-10-09T08:53:20Z")));
+        assert_eq!(row["last_seen"], "2025-10-09T08:53:40Z");
+        let dreamer = device(server, "dreamer");
+        assert_eq!((&dreamer["events"], &dreamer["last_seen"]), (&json!(1), &Value::Null));
+        row["cadence_s"].clone()
+    };
+    assert_eq!(seen(&server), json!(10.0));
+    server.wait_for_seal();
+    server.kill();
+    std::fs::remove_file(server.data_dir.join("wal/devices.ckpt")).expect("it was saved");
+    server = server.restart();
+    seen(&server);
 }
 
 #[test]

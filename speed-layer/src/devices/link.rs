@@ -2,7 +2,8 @@
 //!
 //! The newest word counts, in the order of the log: a status message, a birth or a death, or an event, which shows
 //! that the device is there after all. An event that was measured long ago and sent late on purpose shows nothing,
-//! nor does one that arrived before the device went offline.
+//! nor does one that arrived before the device went offline. A word that was a dead letter, and is read again, counts as
+//! of its arrival: what has been said or shown since is newer. Live words are in order, whatever the clock says.
 
 use iot_schemas::device::Via;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub(super) enum Reason {
     Birth,
     /// It, or its node, has died (Sparkplug).
     Death,
+    /// Its node was born again, and it has not been since (Sparkplug).
+    Rebirth,
     /// It has said so.
     Status,
     /// It has sent an event.
@@ -34,6 +37,7 @@ impl Reason {
             Self::Will => "will",
             Self::Birth => "birth",
             Self::Death => "death",
+            Self::Rebirth => "rebirth",
             Self::Status => "status",
             Self::Event => "event",
             Self::Silence => "silence",
@@ -74,6 +78,8 @@ pub(super) struct Link {
     word: Option<(bool, i64, Reason)>,
     /// When it last showed that it is there.
     heard: Option<i64>,
+    /// When the last word came, also if it only said again how things are. `None` in files of older versions.
+    spoken: Option<i64>,
     /// What its last status message said.
     status: Option<bool>,
 }
@@ -81,35 +87,58 @@ pub(super) struct Link {
 impl Link {
     /// A device of which nothing is known but when its last event arrived.
     pub(super) fn heard_at(arrival: i64) -> Self {
-        Self { word: Some((true, arrival, Reason::Event)), heard: Some(arrival), status: None }
+        let word = Some((true, arrival, Reason::Event));
+        Self { word, heard: Some(arrival), spoken: Some(arrival), status: None }
     }
 
     /// A status message. A copy that the broker had kept changes nothing if it says what the device said last: it is
-    /// the same message again. One that was a dead letter changes nothing that is newer than it.
+    /// the same message again.
     pub(super) fn said(&mut self, is_online: bool, arrival: i64, via: Via) {
-        match via {
-            Via::Retained if self.status == Some(is_online) => return,
-            Via::Replay if self.word.is_some_and(|(_, since, _)| since > arrival) => return,
-            _ => self.status = Some(is_online),
+        let is_copy = via == Via::Retained && self.status == Some(is_online);
+        if !is_copy && !self.is_outdated(is_online, arrival, via) {
+            self.status = Some(is_online);
+            let reason = if via == Via::Will { Reason::Will } else { Reason::Status };
+            self.enter(is_online, arrival, reason);
         }
-        let reason = if via == Via::Will { Reason::Will } else { Reason::Status };
-        self.enter(is_online, arrival, reason);
     }
 
     /// A birth.
-    pub(super) fn born(&mut self, arrival: i64) {
-        self.enter(true, arrival, Reason::Birth);
+    pub(super) fn born(&mut self, arrival: i64, via: Via) {
+        self.told(true, arrival, Reason::Birth, via);
     }
 
     /// A death of its own or of its node.
-    pub(super) fn died(&mut self, arrival: i64) {
-        self.enter(false, arrival, Reason::Death);
+    pub(super) fn died(&mut self, arrival: i64, via: Via) {
+        self.told(false, arrival, Reason::Death, via);
+    }
+
+    /// A birth of its node: nothing is known of the device until it is born, too.
+    pub(super) fn node_born(&mut self, arrival: i64, via: Via) {
+        self.told(false, arrival, Reason::Rebirth, via);
+    }
+
+    fn told(&mut self, is_online: bool, arrival: i64, reason: Reason, via: Via) {
+        if !self.is_outdated(is_online, arrival, via) {
+            self.enter(is_online, arrival, reason);
+        }
+    }
+
+    /// Whether a word that is read again arrived before what has been said since, or before an event that shows that the
+    /// device did not go away.
+    fn is_outdated(&self, is_online: bool, arrival: i64, via: Via) -> bool {
+        let shown = if is_online { None } else { self.heard };
+        via == Via::Replay && self.last_word().max(shown) > Some(arrival)
+    }
+
+    /// When the last word came.
+    fn last_word(&self) -> Option<i64> {
+        self.spoken.or(self.word.map(|(_, since, _)| since))
     }
 
     /// An event. After a silence of more than `limit` (microseconds) it begins a new stretch of being online.
     pub(super) fn sent(&mut self, arrival: i64, limit: impl FnOnce() -> Option<i64>) {
         match self.word {
-            Some((false, since, _)) if arrival < since => {}
+            Some((false, ..)) if Some(arrival) < self.last_word() => {}
             Some((true, ..)) => {
                 let gap = self.heard.map_or(0, |heard| arrival.saturating_sub(heard));
                 if gap >= LEAST_GAP && limit().is_some_and(|limit| gap > limit) {
@@ -122,6 +151,7 @@ impl Link {
     }
 
     fn enter(&mut self, is_online: bool, arrival: i64, reason: Reason) {
+        self.spoken = Some(arrival);
         if is_online {
             self.heard = self.heard.max(Some(arrival));
         }
@@ -215,9 +245,9 @@ mod tests {
         check(&link, 100, None, (State::Offline, 3, Reason::Will));
         link.sent(4 * SECOND, NONE);
         check(&link, 100, None, (State::Online, 4, Reason::Event));
-        link.died(5 * SECOND);
+        link.died(5 * SECOND, Via::Live);
         check(&link, 100, None, (State::Offline, 5, Reason::Death));
-        link.born(6 * SECOND);
+        link.born(6 * SECOND, Via::Live);
         check(&link, 100, None, (State::Online, 6, Reason::Birth));
     }
 
@@ -233,6 +263,48 @@ mod tests {
         check(&link, 100, None, (State::Offline, 5, Reason::Status));
         link.said(true, 4 * SECOND, Via::Replay);
         check(&link, 100, None, (State::Offline, 5, Reason::Status));
+    }
+
+    #[test]
+    fn a_word_that_was_a_dead_letter_changes_nothing_that_is_newer() {
+        let mut link = Link::default();
+        link.said(false, SECOND, Via::Live);
+        link.said(false, 3 * SECOND, Via::Live);
+        link.born(2 * SECOND, Via::Replay);
+        link.said(true, 2 * SECOND, Via::Replay);
+        link.sent(2 * SECOND, NONE);
+        check(&link, 100, None, (State::Offline, 1, Reason::Status));
+        link.born(3 * SECOND, Via::Replay);
+        check(&link, 100, None, (State::Online, 3, Reason::Birth));
+        link.sent(5 * SECOND, NONE);
+        link.said(false, 4 * SECOND, Via::Replay);
+        link.died(4 * SECOND, Via::Replay);
+        link.node_born(4 * SECOND, Via::Replay);
+        check(&link, 100, None, (State::Online, 3, Reason::Birth));
+        link.died(5 * SECOND, Via::Replay);
+        check(&link, 100, None, (State::Offline, 5, Reason::Death));
+    }
+
+    #[test]
+    fn live_words_are_in_order_also_when_the_clock_is_set_back() {
+        let mut link = Link::default();
+        link.born(10 * SECOND, Via::Live);
+        link.sent(11 * SECOND, NONE);
+        link.died(9 * SECOND, Via::Live);
+        check(&link, 100, None, (State::Offline, 9, Reason::Death));
+        link.born(8 * SECOND, Via::Live);
+        check(&link, 100, None, (State::Online, 8, Reason::Birth));
+        link.node_born(8 * SECOND, Via::Live);
+        check(&link, 100, None, (State::Offline, 8, Reason::Rebirth));
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_is_read() {
+        let old = r#"{"word": [false, 5000000, "will"], "heard": 4000000, "status": false}"#;
+        let mut link: Link = serde_json::from_str(old).expect("a link");
+        link.sent(4 * SECOND, NONE);
+        link.said(true, 4 * SECOND, Via::Replay);
+        check(&link, 100, None, (State::Offline, 5, Reason::Will));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use arrow::array::{
     Array, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
-use iot_schemas::device::DeviceStatus;
+use iot_schemas::device::{DeviceStatus, Via};
 use iot_schemas::layout::{EVENT_TIME, INGEST_TIME, IS_HISTORICAL, SEQ};
 use iot_schemas::micro_batch::LogGroup;
 use iot_schemas::position::{Frontier, NodeId, Seq};
@@ -107,7 +107,7 @@ impl Registry {
             let statuses = group.statuses.iter().filter(|said| said.stream == batch.stream).peekable();
             let is_in = self.is_seeded_with(&batch.stream, &group.node, batch.last_seq);
             let mut entry = self.entry(&batch.stream);
-            match Columns::of(&batch.rows).filter(|_| !is_in) {
+            match Columns::of(&batch.rows, &group.replayed).filter(|_| !is_in) {
                 Some(columns) => entry.rows(&columns, devices, statuses, &terms.of(&batch.stream)),
                 None => statuses.for_each(|said| entry.said(said)),
             }
@@ -186,8 +186,11 @@ impl Entry<'_> {
             let (name, time, arrival) =
                 (devices.names()[slot], columns.times.value(row), columns.arrivals.value(row));
             let word = words.filter(|words| words.is_valid(row)).map(|words| words.value(row));
-            if word == Some("NDEATH") {
-                self.node_died(name, arrival);
+            let via = columns.via(row);
+            match word {
+                Some("NDEATH") => self.devices_of(name, |link| link.died(arrival, via)),
+                Some("NBIRTH") => self.devices_of(name, |link| link.node_born(arrival, via)),
+                _ => {}
             }
             let place = &mut places[slot];
             if let Place::Unknown = place {
@@ -203,8 +206,8 @@ impl Entry<'_> {
                 None => device.seen = Some(Seen::begin(time, arrival, future)),
             }
             match word {
-                Some("NBIRTH" | "DBIRTH") => device.link.born(arrival),
-                Some("NDEATH" | "DDEATH") => device.link.died(arrival),
+                Some("NBIRTH" | "DBIRTH") => device.link.born(arrival, via),
+                Some("NDEATH" | "DDEATH") => device.link.died(arrival, via),
                 _ if columns.is_historical(row) => {}
                 _ => device.link.sent(arrival, || terms.silence_limit(name)),
             }
@@ -212,9 +215,9 @@ impl Entry<'_> {
         statuses.for_each(|said| self.said(said));
     }
 
-    /// The devices of a node, whose names begin with its own and `/`, die with it.
-    fn node_died(&mut self, node: &str, arrival: i64) {
-        self.fleet.devices.with_prefix(&format!("{node}/"), |device| device.link.died(arrival));
+    /// Tells the devices of a node, whose names begin with its own and `/`, what has happened to it.
+    fn devices_of(&mut self, node: &str, tell: impl Fn(&mut Link)) {
+        self.fleet.devices.with_prefix(&format!("{node}/"), |device| tell(&mut device.link));
     }
 
     fn said(&mut self, said: &DeviceStatus) {
@@ -239,10 +242,12 @@ struct Columns<'a> {
     is_historical: Option<&'a BooleanArray>,
     /// What kind of Sparkplug message a row comes from, if the stream has births.
     words: Option<&'a StringArray>,
+    /// The positions of messages that were dead letters, in order.
+    replayed: &'a [Seq],
 }
 
 impl<'a> Columns<'a> {
-    fn of(rows: &'a RecordBatch) -> Option<Self> {
+    fn of(rows: &'a RecordBatch, replayed: &'a [Seq]) -> Option<Self> {
         let historical = rows.column_by_name(IS_HISTORICAL).filter(|it| *it.data_type() == DataType::Boolean);
         let words = rows.column_by_name(MESSAGE_TYPE);
         Some(Self {
@@ -251,7 +256,15 @@ impl<'a> Columns<'a> {
             seqs: rows.column_by_name(SEQ)?.as_primitive_opt::<Int64Type>()?,
             is_historical: historical.and_then(|column| column.as_boolean_opt()),
             words: words.and_then(|column| column.as_string_opt::<i32>()),
+            replayed,
         })
+    }
+
+    /// How the message of a row came, as far as it is of consequence here.
+    fn via(&self, row: usize) -> Via {
+        let is_replayed =
+            !self.replayed.is_empty() && self.replayed.binary_search(&(self.seqs.value(row) as Seq)).is_ok();
+        if is_replayed { Via::Replay } else { Via::Live }
     }
 
     fn is_historical(&self, row: usize) -> bool {

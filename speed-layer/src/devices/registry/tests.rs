@@ -72,7 +72,7 @@ fn status(stream: &str, device: &str, is_online: bool, arrival: i64, seq: Seq) -
 }
 
 fn group(last_seq: Seq, batches: Vec<MicroBatch>, statuses: Vec<DeviceStatus>) -> LogGroup {
-    LogGroup { node: "n".into(), first_seq: 1, last_seq, batches, statuses }
+    LogGroup { node: "n".into(), first_seq: 1, last_seq, batches, statuses, replayed: Vec::new() }
 }
 
 fn device<'a>(registry: &'a Registry, stream: &str, name: &str) -> &'a Device {
@@ -175,6 +175,58 @@ fn the_death_of_a_node_takes_its_devices_along_and_no_others() {
 }
 
 #[test]
+fn a_node_that_is_born_again_takes_its_devices_offline_until_they_are_born_too() {
+    let mut registry = Registry::default();
+    let first = batch(
+        "spb",
+        &[
+            ("g/n", 1, 1, 1, "NBIRTH", false),
+            ("g/n/d", 2, 2, 2, "DBIRTH", false),
+            ("g/n/e", 3, 3, 3, "DBIRTH", false),
+            ("g/n2/d", 4, 4, 4, "DBIRTH", false),
+        ],
+    );
+    take(&mut registry, &group(4, vec![first], vec![]));
+    let again = batch("spb", &[("g/n", 10, 10, 10, "NBIRTH", false), ("g/n/d", 11, 11, 11, "DBIRTH", false)]);
+    take(&mut registry, &group(11, vec![again], vec![]));
+    assert_eq!(state(&registry, "spb", "g/n"), (State::Online, Some(1), Some(Reason::Birth)));
+    assert_eq!(state(&registry, "spb", "g/n/d"), (State::Online, Some(11), Some(Reason::Birth)));
+    assert_eq!(state(&registry, "spb", "g/n/e"), (State::Offline, Some(10), Some(Reason::Rebirth)));
+    assert_eq!(state(&registry, "spb", "g/n2/d"), (State::Online, Some(4), Some(Reason::Birth)));
+    let late = batch("spb", &[("g/n/e", 12, 12, 12, "DBIRTH", false)]);
+    take(&mut registry, &group(12, vec![late], vec![]));
+    assert_eq!(state(&registry, "spb", "g/n/e"), (State::Online, Some(12), Some(Reason::Birth)));
+}
+
+#[test]
+fn a_birth_that_was_a_dead_letter_does_not_wake_the_dead() {
+    let mut registry = Registry::default();
+    let lives = batch(
+        "spb",
+        &[
+            ("g/n", 1, 1, 1, "NBIRTH", false),
+            ("g/n/d", 2, 2, 2, "DBIRTH", false),
+            ("g/n/e", 3, 3, 3, "DBIRTH", false),
+            ("g/n/d", 8, 8, 4, "DDEATH", false),
+            ("g/n/e", 9, 9, 5, "DDATA", false),
+        ],
+    );
+    take(&mut registry, &group(5, vec![lives], vec![]));
+    let old = batch(
+        "spb",
+        &[
+            ("g/n/d", 6, 6, 6, "DBIRTH", false),
+            ("g/n", 7, 7, 7, "NBIRTH", false),
+            ("g/n/e", 7, 7, 8, "DDEATH", false),
+        ],
+    );
+    take(&mut registry, &LogGroup { replayed: vec![6, 7, 8], ..group(8, vec![old], vec![]) });
+    assert_eq!(state(&registry, "spb", "g/n/d"), (State::Offline, Some(8), Some(Reason::Death)));
+    assert_eq!(state(&registry, "spb", "g/n/e"), (State::Online, Some(3), Some(Reason::Birth)));
+    assert_eq!(events(&registry, "spb", "g/n/d"), 3, "its values are events all the same");
+}
+
+#[test]
 fn what_does_not_fit_is_counted_and_takes_no_room() {
     let mut registry = Registry::with_limit(2 * (FIXED_BYTES + 1));
     let rows: Vec<Event<'_>> = ["a", "b", "c", "a", "c"].map(|device| (device, 1, 1, 1, "", false)).to_vec();
@@ -212,9 +264,9 @@ proptest! {
 
     #[test]
     fn how_the_log_was_cut_into_groups_does_not_matter(
-        steps in prop::collection::vec((0u8..4, -20i64..20, 0i64..60, 0u8..6, any::<bool>()), 1..60),
+        steps in prop::collection::vec((0u8..4, -20i64..20, 0i64..60, 0u8..7, any::<bool>()), 1..60),
     ) {
-        const WORDS: [&str; 5] = ["", "", "DBIRTH", "DDEATH", "NDEATH"];
+        const WORDS: [&str; 6] = ["", "", "DBIRTH", "DDEATH", "NDEATH", "NBIRTH"];
         let (mut apart, mut together) = (Registry::with_limit(3 * (FIXED_BYTES + 4)), Registry::with_limit(3 * (FIXED_BYTES + 4)));
         let (mut arrival, mut rows, mut said) = (0, Vec::new(), Vec::new());
         let names = ["n", "n/a", "n/b", "m"];

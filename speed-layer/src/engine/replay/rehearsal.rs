@@ -249,8 +249,8 @@ impl Rehearsal {
         let node = self.engine.config.node.clone();
         let stream = self.stream.clone();
         let batch = MicroBatch { stream, node: node.clone(), first_seq: seq, last_seq: seq, rows };
-        let batches = vec![batch];
-        let group = LogGroup { node, first_seq: seq, last_seq: seq, batches, statuses: Vec::new() };
+        let (batches, statuses, replayed) = (vec![batch], Vec::new(), Vec::new());
+        let group = LogGroup { node, first_seq: seq, last_seq: seq, batches, statuses, replayed };
         if tokio::time::timeout(LONG_STEP, self.engine.take(group)).await.is_err() {
             let trouble = self.engine.shared.not_ready().unwrap_or_else(|| "it takes too long".to_owned());
             return Err(iot_schemas::Error::io("replaying", std::io::Error::other(trouble)).into());
