@@ -139,6 +139,11 @@ impl Shared {
         may
     }
 
+    /// A client has tried what it may not.
+    pub(super) fn count_unauthorized(&self) {
+        self.ingest.count_unauthorized();
+    }
+
     /// Whether everything that `filter` matches may be read.
     pub(super) fn may_subscribe(&self, filter: &str) -> bool {
         self.admitted.get().is_some_and(|admitted| admitted.grants.may_subscribe(filter))

@@ -11,6 +11,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::message::Properties;
 
+use super::access::is_topic;
+
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const DUP: u8 = 0b1000;
@@ -114,6 +116,7 @@ impl Scanner {
             }
             properties = found.boxed();
         }
+        // The broker ends the connection of a client that tries others, so ingest must not take them first.
         if !is_topic(&topic) {
             return None;
         }
@@ -165,12 +168,6 @@ fn take_text(bytes: &mut Bytes) -> Option<String> {
         return None;
     }
     String::from_utf8(bytes.split_to(length).to_vec()).ok()
-}
-
-/// Whether a message may be published to `topic`. The broker ends the connection of a client that tries others,
-/// so ingest must not take them first.
-fn is_topic(topic: &str) -> bool {
-    !topic.is_empty() && !topic.contains(['+', '#', '\0'])
 }
 
 fn protocol_version(connect: &Bytes) -> Option<u8> {

@@ -10,7 +10,7 @@ use mqtt5::broker::{AuthProvider, AuthResult};
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
 
-use super::{Access, Claim, Denied};
+use super::{Access, Claim, Denied, is_topic};
 use crate::source::connection::Shared;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -33,6 +33,11 @@ impl Guest {
             password: connect.password.as_deref(),
         };
         let identity = self.access.admit(claim).await?;
+        if let Some(will) = connect.will.as_ref().filter(|will| !is_topic(&will.topic)) {
+            tracing::warn!(%peer, client = connect.client_id, topic = will.topic, "a will for no topic");
+            self.shared.count_unauthorized();
+            return Ok(AuthResult::fail(ReasonCode::TopicNameInvalid));
+        }
         if self.is_of_another(&connect.client_id, identity.user.as_deref()).await {
             tracing::warn!(%peer, client = connect.client_id, "a client asks for the session of another user");
             return Ok(AuthResult::fail(ReasonCode::NotAuthorized));

@@ -14,7 +14,7 @@ mod topics;
 pub mod users;
 
 pub(super) use guest::Guest;
-pub(super) use topics::Grants;
+pub(super) use topics::{Grants, is_topic};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

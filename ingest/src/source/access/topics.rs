@@ -25,9 +25,9 @@ impl Grants {
         Self { publish: filled(publish), subscribe: filled(subscribe) }
     }
 
-    /// Whether a message may be published to `topic`.
+    /// Whether a message may be published to `topic`, which must be one: a filter would be covered as well.
     pub(in crate::source) fn may_publish(&self, topic: &str) -> bool {
-        self.publish.iter().any(|filter| covers(filter, topic))
+        is_topic(topic) && self.publish.iter().any(|filter| covers(filter, topic))
     }
 
     /// Whether everything that `filter` matches may be read. A shared subscription reads what its filter matches.
@@ -41,6 +41,11 @@ impl Grants {
         };
         self.subscribe.iter().any(|allowed| covers(allowed, filter))
     }
+}
+
+/// Whether a message may have this topic at all, whoever sends it.
+pub(in crate::source) fn is_topic(topic: &str) -> bool {
+    !topic.is_empty() && !topic.contains(['+', '#', '\0'])
 }
 
 /// Whether `allowed` matches every topic that `asked` matches. A topic is a filter that matches itself only.
@@ -109,6 +114,16 @@ mod tests {
             ("$SYS/#", "$SYS/broker", true),
         ] {
             assert_eq!(covers(allowed, asked), expect, "{allowed} covers {asked}");
+        }
+    }
+
+    #[test]
+    fn a_message_has_a_topic_and_no_filter() {
+        let all = ["#", "#write/#"].map(str::to_owned);
+        let grants = Grants::new(&all, &all, None);
+        assert!(grants.may_publish("devices/a/x") && grants.may_subscribe("devices/a/#"));
+        for filter in ["devices/a/#", "devices/+/x", "#write/readings", "#", "", "a\0"] {
+            assert!(!grants.may_publish(filter), "{filter:?}");
         }
     }
 
