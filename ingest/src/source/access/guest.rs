@@ -38,7 +38,7 @@ impl Guest {
             self.shared.count_unauthorized();
             return Ok(AuthResult::fail(ReasonCode::TopicNameInvalid));
         }
-        if self.is_of_another(&connect.client_id, identity.user.as_deref()).await {
+        if !self.takes_session(&connect.client_id, identity.user.as_deref()).await {
             tracing::warn!(%peer, client = connect.client_id, "a client asks for the session of another user");
             return Ok(AuthResult::fail(ReasonCode::NotAuthorized));
         }
@@ -46,10 +46,18 @@ impl Guest {
         Ok(identity.user.map_or_else(AuthResult::success, AuthResult::success_with_user))
     }
 
-    /// Whether the session of this client id belongs to another user, who would be thrown out.
-    async fn is_of_another(&self, client_id: &str, user: Option<&str>) -> bool {
-        let session = self.sessions.get_session(client_id).await.ok().flatten();
-        session.and_then(|session| session.user_id).is_some_and(|owner| Some(owner.as_str()) != user)
+    /// Whether the session of this client id may be had by `user`: not if it belongs to another one, who would be
+    /// thrown out. Only a user of the very name of the client id may do that, and finds nothing of what the other left.
+    async fn takes_session(&self, client_id: &str, user: Option<&str>) -> bool {
+        let Some(session) = self.sessions.get_session(client_id).await.ok().flatten() else { return true };
+        if session.user_id.as_deref() == user {
+            return true;
+        }
+        if user == Some(client_id) {
+            // What the broker does not find it cannot resume, and whoever is connected under this id has to go.
+            return self.sessions.remove_session(client_id).await.is_ok();
+        }
+        session.user_id.is_none()
     }
 }
 
