@@ -1,9 +1,10 @@
 //! A password or a key: it can be used, but nothing prints it.
 
 use std::fmt;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -54,17 +55,43 @@ impl FromStr for Secret {
     }
 }
 
-/// Writes a file of secrets or their hashes in one step, readable by its owner only.
+/// Writes a file of secrets or their hashes in one step. A new one can be read by its owner only; one that was there
+/// keeps its mode, owner and group, so that a service that could read it still can.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
-    let failed = |e| Error::io(format!("writing {}", path.display()), e);
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
-    let mut file = file.map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)
+    let beside = beside(path);
+    let written = write_new(&beside, path, text).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|e| {
+        // What is left of it must not lie about. If it was never made, there is nothing to remove.
+        _ = std::fs::remove_file(&beside);
+        Error::io(format!("writing {}", path.display()), e)
+    })
+}
+
+/// A name in the same directory that nobody can have prepared.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{:016x}.new", rand::random::<u64>()));
+    name.into()
+}
+
+fn write_new(beside: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
+    if let Ok(old) = std::fs::metadata(path)
+        && let Err(e) = take_after(&file, &old)
+    {
+        let path = path.display();
+        tracing::warn!(
+            "{path} can now be read by whoever wrote it only, because its owner cannot be kept: {e}"
+        );
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The owner first: another group must not be given what the old one could read.
+fn take_after(file: &File, old: &Metadata) -> io::Result<()> {
+    fchown(file, Some(old.uid()), Some(old.gid()))?;
+    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
 }
 
 #[cfg(test)]
@@ -86,5 +113,32 @@ mod tests {
         assert_eq!(Secret::from_file(&file).expect("a secret").expose(), "open sesame");
         std::fs::write(&file, "\n").expect("written");
         assert!(Secret::from_file(&file).expect_err("none").to_string().contains("is empty"));
+    }
+
+    #[test]
+    fn a_file_that_is_written_anew_is_read_by_the_same_people() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("users");
+        let mode = || std::fs::metadata(&path).expect("a file").mode() & 0o7777;
+        write_private(&path, "a\n").expect("written");
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("it is ours");
+        let is_root = fchown(File::open(&path).expect("a file"), Some(12_345), Some(23_456)).is_ok();
+        write_private(&path, "b\n").expect("written");
+        assert_eq!((mode(), std::fs::read_to_string(&path).expect("text").as_str()), (0o640, "b\n"));
+        if is_root {
+            let file = std::fs::metadata(&path).expect("a file");
+            assert_eq!((file.uid(), file.gid()), (12_345, 23_456));
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("users");
+        std::fs::create_dir_all(path.join("full")).expect("a directory");
+        write_private(&path, "a\n").expect_err("a directory is in the way");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 1);
     }
 }
