@@ -17,6 +17,7 @@ pub mod disk;
 pub mod error;
 pub mod functions;
 pub mod gapfill;
+pub mod host;
 pub mod layout;
 pub mod log;
 pub mod micro_batch;
