@@ -147,8 +147,9 @@ impl Broker {
         let tls = door.tls.as_ref().map(ServerTls::load).transpose()?;
         let listeners = Listeners::bind(&door.listen).await?;
         let addrs = listeners.addrs()?;
-        let opener = Opener { tls, max_message_bytes: options.max_packet_bytes };
-        let served = Served::new(ingest, Arc::new(door.access), opener, &options).await?;
+        let access = Arc::new(door.access);
+        let opener = Opener { tls, max_message_bytes: options.max_packet_bytes, access: access.clone() };
+        let served = Served::new(ingest, access, opener, &options).await?;
         served.recover().await.map_err(|e| Error::invalid(format!("the embedded broker: {e}")))?;
         let (stats, stop) = (served.stats.clone(), CancellationToken::new());
         let task = Mutex::new(Some(tokio::spawn(served.run(listeners, stop.clone()))));
@@ -297,7 +298,7 @@ impl Served {
         let (served, shutdown) = (self.clone(), self.shutdown.subscribe());
         connections.spawn(async move {
             let _pass = pass;
-            match tokio::time::timeout(HANDSHAKE, served.opener.open(transport, stream)).await {
+            match tokio::time::timeout(HANDSHAKE, served.opener.open(transport, stream, peer.ip())).await {
                 Ok(Ok(opened)) => served.serve(opened, peer, shutdown).await,
                 Ok(Err(e)) => tracing::info!(%peer, "no {} connection: {e}", transport.name()),
                 Err(_) => tracing::info!(%peer, "no {} connection: it took too long", transport.name()),

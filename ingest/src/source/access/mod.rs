@@ -181,18 +181,22 @@ impl Access {
         }
     }
 
+    /// Whether a client at `peer` that shows nothing would be let in.
+    pub(super) fn welcomes_strangers_from(&self, peer: IpAddr) -> bool {
+        match self.anonymous {
+            Anonymous::Nowhere => false,
+            Anonymous::Loopback => peer.to_canonical().is_loopback(),
+            Anonymous::Anywhere => true,
+        }
+    }
+
     fn named(&self, user: &str) -> Identity {
         let rights = self.config.user_rights.get(user).unwrap_or(&self.config.rights);
         Identity { user: Some(user.to_owned()), grants: rights.grants(Some(user)) }
     }
 
     fn stranger(&self, peer: IpAddr) -> Result<Identity, Denied> {
-        let welcome = match self.anonymous {
-            Anonymous::Nowhere => false,
-            Anonymous::Loopback => peer.to_canonical().is_loopback(),
-            Anonymous::Anywhere => true,
-        };
-        match welcome {
+        match self.welcomes_strangers_from(peer) {
             true => Ok(Identity { user: None, grants: self.config.anonymous_rights.grants(None) }),
             false => Err(Denied::Anonymous),
         }
