@@ -246,7 +246,7 @@ fn a_reader_that_does_not_read_holds_nobody_up() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), "");
     let mut stuck = TcpStream::connect(server.http).expect("connected");
-    stuck.write_all(b"GET /v1/views/by_10s/stream HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+    stuck.write_all(b"GET /v1/views/by_10s/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
     let reader = Follower::start(&format!("{}/v1/views/by_10s/stream", server.url()));
     reader.wait_until_connected(1);
     let port = server.mqtt.expect("the broker is embedded").port();

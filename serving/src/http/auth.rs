@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use iot_schemas::{Error, Result};
 
 use super::listener::LimitedListener;
+use super::origin;
 use super::problem::{Problem, ProblemKind};
 
 /// What a token allows.
@@ -95,7 +96,7 @@ impl TokensFile {
     /// Takes a token out, and says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
         let before = self.lines.len();
-        self.lines.retain(|line| line.split(':').next() != Some(name));
+        self.lines.retain(|line| name_of(line) != Some(name));
         self.lines.len() < before
     }
 
@@ -112,7 +113,7 @@ impl TokensFile {
     fn entries(&self) -> Result<Vec<(String, Scope, String)>> {
         let mut entries = Vec::new();
         for (i, line) in self.lines.iter().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
+            if name_of(line).is_none() {
                 continue;
             }
             let mut parts = line.trim().split(':');
@@ -127,6 +128,12 @@ impl TokensFile {
         }
         Ok(entries)
     }
+}
+
+/// The name in a line, as both reading and revoking see it; `None` in comments and empty lines.
+fn name_of(line: &str) -> Option<&str> {
+    let line = line.trim();
+    (!line.is_empty() && !line.starts_with('#')).then(|| line.split(':').next().unwrap_or_default())
 }
 
 fn hash(token: &str) -> String {
@@ -166,16 +173,26 @@ impl HttpAccess {
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
-        let Some(tokens) = &self.0 else { return Ok(()) };
         let Some(needed) = Scope::needed(request.method(), request.uri().path()) else { return Ok(()) };
         // Whoever cannot be told is a stranger.
         let peer = request.extensions().get::<ConnectInfo<Peer>>();
-        if tokens.loopback_is_free && peer.is_some_and(|peer| peer.0.0.ip().to_canonical().is_loopback()) {
-            return Ok(());
+        let is_here = peer.is_some_and(|peer| peer.0.0.ip().to_canonical().is_loopback());
+        let is_foreign = is_here && !origin::names_this_machine(request.headers());
+        let shown = bearer(request.headers());
+        match &self.0 {
+            Some(tokens) if !(is_here && tokens.loopback_is_free) => tokens.check(shown, needed),
+            _ if !is_foreign => Ok(()),
+            Some(tokens) if shown.is_some() => tokens.check(shown, needed),
+            _ => Err(origin::foreign_host(request.headers())),
         }
-        let shown = bearer(request.headers())
+    }
+}
+
+impl Tokens {
+    fn check(&self, shown: Option<&str>, needed: Scope) -> Result<(), Problem> {
+        let shown = shown
             .ok_or_else(|| Problem::new(ProblemKind::UNAUTHORIZED, "this request needs a bearer token"))?;
-        match tokens.scope_of(shown) {
+        match self.scope_of(shown) {
             None => Err(Problem::new(
                 ProblemKind::UNAUTHORIZED,
                 "the token is not known; it may have been revoked",
@@ -188,9 +205,7 @@ impl HttpAccess {
             Some(_) => Ok(()),
         }
     }
-}
 
-impl Tokens {
     fn scope_of(&self, token: &str) -> Option<Scope> {
         let mut loaded = self.loaded.lock();
         let metadata = std::fs::metadata(&self.path).ok();
@@ -284,7 +299,59 @@ mod tests {
     }
 
     #[test]
+    fn whatever_can_be_used_can_be_revoked() {
+        let mut file = TokensFile { lines: vec!["# ours".to_owned()] };
+        file.add("ann", Scope::Admin, "secret").expect("a token");
+        file.lines[1].insert_str(0, "  ");
+        file.lines.push("  # indented".to_owned());
+        assert_eq!(file.list().expect("a list"), [("ann".to_owned(), Scope::Admin)]);
+        assert!(file.remove("ann") && !file.remove("# ours"));
+        assert_eq!(file.text(), "# ours\n  # indented\n");
+    }
+
+    #[test]
     fn without_tokens_everybody_may_do_everything() {
         assert_eq!(status(&HttpAccess::default(), "POST", "/v1/apply", ""), 200);
+    }
+
+    /// What a request from `peer` for `host` gets.
+    fn status_from(access: &HttpAccess, peer: &str, host: &str, token: Option<&str>) -> u16 {
+        let peer = Peer(peer.parse().expect("an address"));
+        let mut request = Request::get("/v1/status").header("host", host).extension(ConnectInfo(peer));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        access.check(&request).map_or_else(|problem| problem.into_response().status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn a_page_that_calls_this_machine_by_its_own_name_is_refused() {
+        const HERE: &str = "127.0.0.1:5000";
+        const ELSEWHERE: &str = "192.0.2.1:5000";
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("tokens");
+        let mut file = TokensFile::default();
+        file.add("ann", Scope::Read, "secret").expect("a token");
+        std::fs::write(&path, file.text()).expect("written");
+        let open = HttpAccess::default();
+        let free = HttpAccess::tokens(&path, true).expect("a file");
+        let strict = HttpAccess::tokens(&path, false).expect("a file");
+        for (access, peer, host, token, expect) in [
+            (&open, HERE, "localhost:8080", None, 200),
+            (&open, HERE, "evil.example:8080", None, 403),
+            (&open, HERE, "evil.example:8080", Some("secret"), 403),
+            (&open, ELSEWHERE, "plant.example", None, 200),
+            (&free, HERE, "[::1]:8080", None, 200),
+            (&free, HERE, "evil.example", None, 403),
+            (&free, HERE, "plant.example", Some("secret"), 200),
+            (&free, HERE, "plant.example", Some("wrong"), 401),
+            (&free, ELSEWHERE, "plant.example", None, 401),
+            (&strict, HERE, "plant.example", None, 401),
+            (&strict, HERE, "plant.example", Some("secret"), 200),
+            (&strict, HERE, "localhost", None, 401),
+        ] {
+            assert_eq!(status_from(access, peer, host, token), expect, "{peer} {host} {token:?}");
+        }
     }
 }

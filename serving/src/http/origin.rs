@@ -3,11 +3,16 @@
 //! On loopback no token is needed, so any page that a person opens could otherwise post to this server. A
 //! browser tells where a request comes from; other programs send neither header and pass. The decision is
 //! the one of Go's `http.CrossOriginProtection`.
+//!
+//! A page whose name was made to lead to this machine (DNS rebinding) is of the same origin as this server, to the
+//! browser. Its requests give themselves away by the host that they ask for.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+
+use iot_schemas::host;
 
 use super::problem::{Problem, ProblemKind};
 
@@ -28,6 +33,21 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
         (None, None, _) => true,
         (None, Some(origin), host) => origin.split_once("://").map(|(_, authority)| authority) == host,
     }
+}
+
+/// Whether a request asks for this machine by a name that only this machine has, or by none.
+pub(super) fn names_this_machine(headers: &HeaderMap) -> bool {
+    headers.get_all(header::HOST).iter().all(|host| host.to_str().is_ok_and(host::is_loopback))
+}
+
+/// What a request from this machine is told that asks for another one and shows no token.
+pub(super) fn foreign_host(headers: &HeaderMap) -> Problem {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("?");
+    let detail = format!(
+        "a request from this machine for the host `{host}` may be a web page's, so it needs a token; ask for \
+         localhost or 127.0.0.1 instead, and behind a proxy name tokens and set `token_on_loopback`"
+    );
+    Problem::new(ProblemKind::FOREIGN_HOST, detail)
 }
 
 #[cfg(test)]
@@ -53,5 +73,18 @@ mod tests {
         check(&[("origin", "https://iot.example"), ("sec-fetch-site", "same-origin")], true);
         check(&[("sec-fetch-site", "cross-site")], false);
         check(&[("sec-fetch-site", "same-site")], false);
+    }
+
+    #[test]
+    fn a_name_that_a_page_may_have_made_up_is_not_this_machine() {
+        let names = |hosts: &[&'static str]| {
+            let mut map = HeaderMap::new();
+            for host in hosts {
+                map.append(header::HOST, host.parse().unwrap());
+            }
+            names_this_machine(&map)
+        };
+        assert!(names(&[]) && names(&["localhost:8080"]) && names(&["[::1]:8080"]));
+        assert!(!names(&["evil.example:8080"]) && !names(&["localhost", "evil.example"]));
     }
 }

@@ -44,6 +44,9 @@ impl ProblemKind {
     /// A web page of another origin tried to change something.
     pub const CROSS_SITE: Self =
         Self::new("urn:iot:problem:cross-site", "the request comes from another site", 403);
+    /// A request from this machine calls it by a name that a web page may have made up.
+    pub const FOREIGN_HOST: Self =
+        Self::new("urn:iot:problem:foreign-host", "the host is not this machine", 403);
     /// Something that was named does not exist.
     pub const NOT_FOUND: Self = Self::new("urn:iot:problem:not-found", "no such thing", 404);
     /// The path exists, the method does not.

@@ -230,7 +230,7 @@ async fn an_open_event_stream_does_not_hold_up_the_end() {
     let server = tokio::spawn(serve(listener, Arc::new(fixture.app.clone()), stop.clone()));
 
     let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(b"GET /v1/alerts/stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    socket.write_all(b"GET /v1/alerts/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut received = String::new();
     let mut buffer = [0; 4096];
     while !received.contains("id: 0") {
@@ -256,7 +256,10 @@ async fn connections_over_the_limit_wait_for_a_slot() {
 
     let idle = TcpStream::connect(address).await.unwrap();
     let mut waiting = TcpStream::connect(address).await.unwrap();
-    waiting.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    waiting
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut reply = String::new();
     let early = tokio::time::timeout(Duration::from_millis(100), waiting.read_to_string(&mut reply)).await;
     assert!(early.is_err(), "it was served over the limit: {reply}");
