@@ -163,7 +163,28 @@ fn read_config(path: Option<&std::path::Path>) -> Result<ServeConfig> {
     let Some(path) = path else { return Ok(ServeConfig::default()) };
     let wrong = |why: String| Failure::bad_configuration(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    Ok(serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string()))?)
+    Ok(parse_config(&text).map_err(wrong)?)
+}
+
+/// The error names line and column but shows neither the line nor its neighbours, and no part of an address that may
+/// be a password: it ends in logs.
+fn parse_config(text: &str) -> Result<ServeConfig, String> {
+    serde_saphyr::from_str(text).map_err(|e| without_credentials(&e.without_snippet().to_string()))
+}
+
+/// Replaces what stands between `://` and `@` in addresses.
+fn without_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str("://");
+        // A password may hold any character, so all up to the last `@` goes.
+        match part.rsplit_once('@') {
+            Some((_, rest)) => shown.extend(["***@", rest]),
+            None => shown.push_str(part),
+        }
+    }
+    shown
 }
 
 fn check_roles(roles: &[Role]) -> Result<()> {
@@ -205,5 +226,25 @@ pub(super) async fn wait_for_signal() -> Result<()> {
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
         _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_configuration_is_located_but_no_secret_is_shown() {
+        for (text, line) in [
+            ("broker:\n  url: mqtt://iot:hunter2@h:1883\n  client: x\n", 3),
+            ("broker: {url: 'mqtt://iot:hunter2@h:1883'}\nhttp: nowhere\n", 2),
+            ("data_dir: d\nbroker: mqtt://iot:hunter2@h:1883\n", 2),
+            ("data_dir: d\nhttp: mqtt://iot:hunter2@@h:1883\n", 2),
+            ("broker:\n  url: mqtt://iot:hunter2@h:1883\n bad\n", 3),
+        ] {
+            let error = parse_config(text).expect_err("a mistake");
+            assert!(!error.contains("hunter2"), "{error}");
+            assert!(error.contains(&format!("line {line}")), "{text}: {error}");
+        }
     }
 }
