@@ -171,7 +171,7 @@ impl Access {
             }
             (None, Some(user)) => match &self.users {
                 Some(users) => {
-                    users.verify(user, claim.password.unwrap_or_default()).await?;
+                    users.verify(claim.peer, user, claim.password.unwrap_or_default()).await?;
                     Ok(self.named(user))
                 }
                 // Nobody can vouch for the name, so it is worth nothing.

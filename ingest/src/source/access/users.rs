@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,12 +16,15 @@ use tokio::sync::Semaphore;
 use iot_schemas::{Error, Result};
 
 use super::Denied;
+use crate::source::doorman::Doorman;
 use crate::source::secret::write_private;
 
 /// Passwords that are checked at a time: each takes 19 MiB and one core for some ten milliseconds.
 const CHECKS_AT_A_TIME: usize = 2;
 /// Logins that may wait for their check. The others are told to come back.
 const CHECKS_WAITING: usize = 1_000;
+/// Logins from one address that may wait: whoever guesses passwords holds up others for a second or two at most.
+const CHECKS_WAITING_PER_ADDRESS: usize = 100;
 /// A longer password is refused unseen.
 const MAX_PASSWORD_BYTES: usize = 1_024;
 /// What a user that does not exist is checked against, so that the time taken tells nothing.
@@ -36,7 +40,8 @@ pub(super) struct Users {
     known: Mutex<HashMap<String, [u8; 32]>>,
     key: [u8; 32],
     checks: Semaphore,
-    waiting: Semaphore,
+    /// Counts those who wait for a check or have theirs.
+    queue: Arc<Doorman>,
 }
 
 /// The file as it was last read.
@@ -61,12 +66,12 @@ impl Users {
             known: Mutex::default(),
             key: rand::random(),
             checks: Semaphore::new(CHECKS_AT_A_TIME),
-            waiting: Semaphore::new(CHECKS_WAITING),
+            queue: Doorman::new(CHECKS_WAITING, CHECKS_WAITING_PER_ADDRESS),
         })
     }
 
-    /// Whether this is the user's password.
-    pub(super) async fn verify(&self, user: &str, password: &[u8]) -> Result<(), Denied> {
+    /// Whether this is the user's password, as somebody at `peer` says.
+    pub(super) async fn verify(&self, peer: IpAddr, user: &str, password: &[u8]) -> Result<(), Denied> {
         if password.len() > MAX_PASSWORD_BYTES {
             return Err(Denied::Credentials);
         }
@@ -75,7 +80,7 @@ impl Users {
         if hash.is_some() && self.known.lock().get(user) == Some(&print) {
             return Ok(());
         }
-        let _place = self.waiting.try_acquire().map_err(|_| Denied::Busy)?;
+        let _place = self.queue.let_in(peer).ok_or(Denied::Busy)?;
         let _turn = self.checks.acquire().await.map_err(|_| Denied::Busy)?;
         let (exists, password) = (hash.is_some(), password.to_vec());
         let checked =
@@ -95,7 +100,8 @@ impl Users {
             loaded.version = now;
             match UsersFile::read(&self.path).and_then(|file| file.hashes()) {
                 Ok(hashes) => {
-                    self.known.lock().clear();
+                    // Whose line has not changed need not be checked again, or a fleet would be at every edit.
+                    self.known.lock().retain(|user, _| hashes.get(user) == loaded.hashes.get(user));
                     loaded.hashes = Arc::new(hashes);
                     tracing::info!(users = loaded.hashes.len(), "the users have changed");
                 }
@@ -235,6 +241,8 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[tokio::test]
     async fn a_password_is_checked_and_a_changed_file_is_read_again() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -243,19 +251,78 @@ mod tests {
         assert!(file.put("oven-1", "warm").expect("a user"));
         file.write(&path).expect("written");
         let users = Users::open(&path).expect("users");
+        let verify = async |user, password: &[u8]| users.verify(HERE, user, password).await;
         for _ in 0..2 {
-            assert_eq!(users.verify("oven-1", b"warm").await, Ok(()));
-            assert_eq!(users.verify("oven-1", b"cold").await, Err(Denied::Credentials));
-            assert_eq!(users.verify("oven-2", b"warm").await, Err(Denied::Credentials));
-            assert_eq!(users.verify("oven-1", b"").await, Err(Denied::Credentials));
+            assert_eq!(verify("oven-1", b"warm").await, Ok(()));
+            assert_eq!(verify("oven-1", b"cold").await, Err(Denied::Credentials));
+            assert_eq!(verify("oven-2", b"warm").await, Err(Denied::Credentials));
+            assert_eq!(verify("oven-1", b"").await, Err(Denied::Credentials));
         }
         assert!(!file.put("oven-1", "hot").expect("a user"));
         assert!(file.put("a", "b").expect("a user"));
         file.write(&path).expect("written");
-        assert_eq!(users.verify("oven-1", b"warm").await, Err(Denied::Credentials));
-        assert_eq!(users.verify("oven-1", b"hot").await, Ok(()));
+        assert_eq!(verify("oven-1", b"warm").await, Err(Denied::Credentials));
+        assert_eq!(verify("oven-1", b"hot").await, Ok(()));
         std::fs::write(&path, "rubbish").expect("written");
-        assert_eq!(users.verify("oven-1", b"hot").await, Ok(()), "a broken file changes nothing");
+        assert_eq!(verify("oven-1", b"hot").await, Ok(()), "a broken file changes nothing");
+    }
+
+    #[tokio::test]
+    async fn who_is_known_stays_known_unless_his_own_line_changes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("users");
+        let mut file = UsersFile::default();
+        for user in ["stays", "changes", "goes"] {
+            file.put(user, "warm").expect("a user");
+        }
+        file.write(&path).expect("written");
+        let users = Users::open(&path).expect("users");
+        for user in ["stays", "changes", "goes"] {
+            assert_eq!(users.verify(HERE, user, b"warm").await, Ok(()));
+        }
+        file.put("changes", "hot").expect("a user");
+        file.put("comes", "warm").expect("a user");
+        assert!(file.remove("goes"));
+        file.write(&path).expect("written");
+        // Nobody is checked any more, so only those get in who need not be.
+        users.checks.close();
+        assert_eq!(users.verify(HERE, "stays", b"warm").await, Ok(()));
+        for (user, password) in [("changes", b"warm"), ("goes", b"warm"), ("comes", b"warm")] {
+            assert_eq!(users.verify(HERE, user, password).await, Err(Denied::Busy), "{user}");
+        }
+        assert_eq!(users.known.lock().keys().collect::<Vec<_>>(), ["stays"]);
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_keep_all_others_from_their_check() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("users");
+        let mut file = UsersFile::default();
+        file.put("oven-1", "warm").expect("a user");
+        file.write(&path).expect("written");
+        let users = Arc::new(Users::open(&path).expect("users"));
+        // Nobody's turn comes until these are given back.
+        let turns = users.checks.acquire_many(CHECKS_AT_A_TIME as u32).await.expect("turns");
+        let guesses: Vec<_> = (0..CHECKS_WAITING_PER_ADDRESS)
+            .map(|_| {
+                let users = users.clone();
+                tokio::spawn(async move { users.verify(HERE, "oven-1", b"guess").await })
+            })
+            .collect();
+        while users.queue.let_in(HERE).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(users.verify(HERE, "oven-1", b"guess").await, Err(Denied::Busy));
+        guesses.iter().for_each(|guess| guess.abort());
+        for guess in guesses {
+            assert!(guess.await.is_err(), "it was still waiting");
+        }
+        let full = (0..CHECKS_WAITING_PER_ADDRESS).map(|_| users.queue.let_in(HERE));
+        let full: Vec<_> = full.map(|place| place.expect("whoever is gone waits no more")).collect();
+        drop(turns);
+        let elsewhere = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(users.verify(elsewhere, "oven-1", b"warm").await, Ok(()));
+        drop(full);
     }
 
     #[test]
