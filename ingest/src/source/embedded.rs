@@ -77,6 +77,8 @@ pub struct BrokerOptions {
     pub max_queued_bytes: usize,
     /// Retained messages that are kept.
     pub max_retained_messages: usize,
+    /// Subscriptions that a client may have at once. A further one is refused, those that it has stay.
+    pub max_subscriptions_per_client: usize,
 }
 
 impl Default for BrokerOptions {
@@ -91,6 +93,8 @@ impl Default for BrokerOptions {
             max_queued_messages: 10_000,
             max_queued_bytes: 64 << 20,
             max_retained_messages: 100_000,
+            // A gateway subscribes to a few topics per device below it, and stands for some hundred devices at most.
+            max_subscriptions_per_client: 1_000,
         }
     }
 }
@@ -381,6 +385,7 @@ fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> 
         // A client that has more in flight may send again what is no longer recognised.
         .with_server_receive_maximum(RECEIVE_MAXIMUM)
         .with_max_retained_messages(options.max_retained_messages)
+        .with_max_subscriptions_per_client(options.max_subscriptions_per_client)
         .with_storage(storage)
         .with_event_handler(hook)
 }
