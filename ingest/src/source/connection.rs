@@ -266,6 +266,12 @@ impl AsyncRead for Connection {
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
             (this.from, this.to) = (0, read.filled().len());
             let seen = this.scanner.feed(&this.buffer[..this.to]);
+            if this.scanner.connect_is_too_large() {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the CONNECT is too large",
+                )));
+            }
             this.shared.arrived(seen);
         }
         let n = out.remaining().min(this.to - this.from);

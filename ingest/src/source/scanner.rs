@@ -18,6 +18,10 @@ const PUBLISH: u8 = 3;
 const DUP: u8 = 0b1000;
 const MQTT_5: u8 = 5;
 
+/// The largest CONNECT, in bytes. Until it has come nobody knows who the client is, and both we and the broker keep what
+/// it sends. Names, a password and a will fit in.
+const MAX_CONNECT_BYTES: usize = 64 << 10;
+
 /// A PUBLISH packet: of QoS 1 or 2, or of QoS 0 and MQTT 5.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -38,12 +42,19 @@ pub(super) struct Scanner {
     aliases: HashMap<u16, String>,
     /// Something was not understood: nothing more is reported.
     blind: bool,
+    connect_is_too_large: bool,
 }
 
 impl Scanner {
     pub(super) fn new(max_packet_bytes: usize) -> Self {
-        let (version, blind) = (None, false);
-        Self { partial: BytesMut::new(), max_packet_bytes, version, aliases: HashMap::new(), blind }
+        let (version, blind, connect_is_too_large) = (None, false, false);
+        let (partial, aliases) = (BytesMut::new(), HashMap::new());
+        Self { partial, max_packet_bytes, version, aliases, blind, connect_is_too_large }
+    }
+
+    /// Whether the connection is to end, because a stranger sends more than a stranger has to say.
+    pub(super) fn connect_is_too_large(&self) -> bool {
+        self.connect_is_too_large
     }
 
     /// Takes the next bytes and returns the packets that are complete with them.
@@ -72,6 +83,10 @@ impl Scanner {
         let Some((header, length)) = fixed_header(&self.partial) else {
             return if self.partial.len() < 5 { Step::Incomplete } else { Step::Malformed };
         };
+        if self.version.is_none() && header + length > MAX_CONNECT_BYTES {
+            self.connect_is_too_large = true;
+            return Step::Malformed;
+        }
         if header + length > self.max_packet_bytes {
             return Step::Malformed;
         }
@@ -271,6 +286,29 @@ mod tests {
         assert_eq!(brief, [(None, &b"x"[..]), (Some(9), b"y"), (None, b"z")]);
         let found: Vec<_> = seen.iter().map(|s| s.properties.as_deref()).collect();
         assert_eq!(found, [Some(&expect), Some(&expect), None]);
+    }
+
+    #[test]
+    fn a_stranger_can_send_a_large_will_but_not_more() {
+        let connect = |bytes: usize| {
+            let length = bytes - 4;
+            let mut packet = vec![0x10];
+            packet.extend(
+                [(length & 0x7f) | 0x80, ((length >> 7) & 0x7f) | 0x80, length >> 14].map(|n| n as u8),
+            );
+            packet.extend_from_slice(b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x01w");
+            let will = bytes - packet.len() - 2;
+            packet.extend_from_slice(&(will as u16).to_be_bytes());
+            packet.resize(bytes, b'x');
+            packet
+        };
+        for (bytes, is_too_large) in [(MAX_CONNECT_BYTES, false), (MAX_CONNECT_BYTES + 1, true)] {
+            let mut scanner = Scanner::new(8 << 20);
+            let packet = [&connect(bytes)[..], b"\x32\x09\x00\x03a/b\x00\x07hi"].concat();
+            let seen: usize = packet.chunks(1_000).map(|piece| scanner.feed(piece).len()).sum();
+            assert_eq!((scanner.connect_is_too_large(), seen), (is_too_large, usize::from(!is_too_large)));
+            assert!(scanner.partial.capacity() < 4 * MAX_CONNECT_BYTES);
+        }
     }
 
     #[test]
