@@ -95,14 +95,31 @@ pub struct ServerArgs {
     #[arg(long, env = "IOTCTL_URL", value_name = "URL")]
     pub url: Option<String>,
     /// The token that the server asks for.
-    #[arg(long, env = "IOTCTL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "IOTCTL_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        conflicts_with = "token_file"
+    )]
     pub token: Option<Secret>,
+    /// A file whose first line is that token: other users of a machine can read command lines.
+    #[arg(long, env = "IOTCTL_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 impl ServerArgs {
     /// The server's address, given or default.
     pub fn address(&self) -> &str {
         self.url.as_deref().unwrap_or(DEFAULT_URL)
+    }
+
+    /// The token, wherever it stands.
+    pub fn token(&self) -> anyhow::Result<Option<Secret>> {
+        match &self.token_file {
+            Some(file) => Ok(Some(Secret::from_file(file)?)),
+            None => Ok(self.token.clone()),
+        }
     }
 }
 
@@ -276,6 +293,7 @@ mod tests {
             "iotctl simulate --devices 5 --rate 100 --for 2s --seed 1",
             "iotctl replay f.csv --speed 60 --topic devices/{name}/telemetry --limit 5 --shuffle-late 0.2 --seed 3",
             "iotctl status --token t",
+            "iotctl query --token-file token",
             "iotctl user add oven-1 --file users",
             "iotctl token create grafana --scope read --file tokens",
             "iotctl token list --file tokens",
@@ -312,7 +330,20 @@ mod tests {
     fn a_named_place_is_read_without_a_server_unless_one_is_named_too() {
         let place = LocationArgs { data_dir: Some("d".into()), store: None };
         assert!(place.offline(&ServerArgs::default()).is_some());
-        assert!(place.offline(&ServerArgs { url: Some("h:1".into()), token: None }).is_none());
+        assert!(place.offline(&ServerArgs { url: Some("h:1".into()), ..ServerArgs::default() }).is_none());
         assert!(LocationArgs::default().offline(&ServerArgs::default()).is_none());
+    }
+
+    #[test]
+    fn a_token_can_stand_in_a_file_and_there_is_only_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("token");
+        std::fs::write(&file, "hunter2\n").expect("written");
+        let server = ServerArgs { token_file: Some(file.clone()), ..ServerArgs::default() };
+        assert_eq!(server.token().expect("a token").expect("a token").expose(), "hunter2");
+        std::fs::remove_file(&file).expect("removed");
+        assert!(server.token().expect_err("no file").to_string().contains("token"));
+        let both = parse("iotctl status --token hunter2 --token-file f").expect_err("two tokens");
+        assert!(!both.to_string().contains("hunter2"), "{both}");
     }
 }

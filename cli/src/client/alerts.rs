@@ -154,7 +154,7 @@ mod tests {
             answer(&mut socket, "id: 5\ndata: two\n\n").await;
             (first, second)
         });
-        let client = Client::new(&ServerArgs { url, token: None }).expect("a client");
+        let client = Client::new(&ServerArgs { url, ..ServerArgs::default() }).expect("a client");
         let filter = AlertFilter { parameters: vec![("rule".into(), "hot".into())], snapshot: true };
         let mut stream = client.follow_alerts(filter);
         assert_eq!(stream.next().await.expect("an event").data, "one");
@@ -169,7 +169,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = Some(listener.local_addr().expect("an address").to_string());
         drop(listener);
-        let client = Client::new(&ServerArgs { url, token: None }).expect("a client");
+        let client = Client::new(&ServerArgs { url, ..ServerArgs::default() }).expect("a client");
         let error = client.follow_alerts(AlertFilter::default()).next().await.expect_err("nobody there");
         assert_eq!(error.downcast_ref::<Failure>().expect("a failure").code, Code::Unreachable);
     }

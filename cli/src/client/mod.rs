@@ -65,7 +65,7 @@ impl Client {
             .user_agent(concat!("iotctl/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("cannot set up the HTTP client")?;
-        Ok(Self { http, base, token: server.token.clone() })
+        Ok(Self { http, base, token: server.token()? })
     }
 
     /// Runs SQL on the server.
@@ -310,7 +310,7 @@ async fn refusal(response: Response) -> Failure {
     };
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            failure.hint("give a token that may do this with --token")
+            failure.hint("give a token that may do this with --token or --token-file")
         }
         StatusCode::SERVICE_UNAVAILABLE => {
             failure.hint("`iotctl status` shows what the server is waiting for")
@@ -373,7 +373,8 @@ mod tests {
             let _ = socket.read(&mut request).await;
             let _ = socket.write_all(answer.as_bytes()).await;
         });
-        Client::new(&ServerArgs { url: Some(address.to_string()), token: None }).expect("a client")
+        Client::new(&ServerArgs { url: Some(address.to_string()), ..ServerArgs::default() })
+            .expect("a client")
     }
 
     fn failure(error: &anyhow::Error) -> Failure {
@@ -385,7 +386,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = Some(format!("http://{}", listener.local_addr().expect("an address")));
         drop(listener);
-        let client = Client::new(&ServerArgs { url, token: None }).expect("a client");
+        let client = Client::new(&ServerArgs { url, ..ServerArgs::default() }).expect("a client");
         let failure = failure(&client.status().await.expect_err("nobody there"));
         assert_eq!(failure.code, Code::Unreachable);
         assert!(failure.hint.expect("a hint").contains("iotctl serve"));
@@ -423,7 +424,8 @@ mod tests {
 
     #[test]
     fn names_are_escaped_in_paths() {
-        let args = ServerArgs { url: Some("http://h:1/base/".to_owned()), token: Some(Secret::new("t")) };
+        let (url, token) = (Some("http://h:1/base/".to_owned()), Some(Secret::new("t")));
+        let args = ServerArgs { url, token, ..ServerArgs::default() };
         let client = Client::new(&args).expect("a client");
         let request =
             client.definition(Method::GET, Kind::View, "a/b").expect("a request").build().expect("built");
