@@ -48,6 +48,7 @@ use super::doorman::Doorman;
 use super::host::{Host, Said};
 pub use super::listener::Transport;
 use super::listener::{Listeners, Opened, Opener};
+use super::retained::Retained;
 use super::tls::ServerTls;
 
 /// How often expired sessions and rate windows are cleaned up.
@@ -75,7 +76,7 @@ pub struct BrokerOptions {
     pub max_queued_messages: usize,
     /// Bytes that may wait for a subscriber that is away; then the oldest are dropped.
     pub max_queued_bytes: usize,
-    /// Retained messages that are kept.
+    /// Retained messages that are kept. One more goes to ingest like any other, but not to subscribers.
     pub max_retained_messages: usize,
     /// Subscriptions that a client may have at once. A further one is refused, those that it has stay.
     pub max_subscriptions_per_client: usize,
@@ -190,6 +191,7 @@ struct Served {
     ingest: Arc<Ingest>,
     config: Arc<BrokerConfig>,
     router: Arc<MessageRouter>,
+    retained: Arc<Retained>,
     access: Arc<Access>,
     opener: Opener,
     doorman: Arc<Doorman>,
@@ -206,14 +208,18 @@ impl Served {
         opener: Opener,
         options: &BrokerOptions,
     ) -> Result<Self> {
-        let hook: Arc<dyn BrokerEventHandler> = Arc::new(Hook { ingest: ingest.clone() });
+        let retained = Retained::new(options.max_retained_messages);
+        let hook: Arc<dyn BrokerEventHandler> =
+            Arc::new(Hook { ingest: ingest.clone(), retained: retained.clone() });
         let queues =
             QueueLimits { max_messages: options.max_queued_messages, max_bytes: options.max_queued_bytes };
         let storage = Arc::new(open_storage(options, queues).await?);
+        // Without a limit of its own for retained messages: `retained` says why.
         let router = MessageRouter::with_storage(storage.clone())
             .with_fallback_queue_limits(queues)
-            .with_event_handler(hook.clone())
-            .with_retained_limits(options.max_retained_messages, options.max_packet_bytes);
+            .with_event_handler(hook.clone());
+        let router = Arc::new(router);
+        retained.count_in(&router);
         // The doorman counts connections; the library's own monitor would count those that have logged in only.
         let limits = ResourceLimits {
             max_connections: usize::MAX,
@@ -226,7 +232,8 @@ impl Served {
         Ok(Self {
             ingest,
             config: Arc::new(broker_config(options, hook)),
-            router: Arc::new(router),
+            router,
+            retained,
             access,
             opener,
             doorman: Doorman::new(options.max_clients, options.max_clients_per_address),
@@ -316,6 +323,7 @@ impl Served {
         let guest = Guest {
             access: self.access.clone(),
             sessions: self.storage.clone(),
+            retained: self.retained.clone(),
             shared: shared.clone(),
             // A certificate without a usable name is nobody's.
             certificate: opened.certificate.map(Option::unwrap_or_default),
@@ -384,7 +392,6 @@ fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> 
         .with_session_expiry(SESSION_EXPIRY)
         // A client that has more in flight may send again what is no longer recognised.
         .with_server_receive_maximum(RECEIVE_MAXIMUM)
-        .with_max_retained_messages(options.max_retained_messages)
         .with_max_subscriptions_per_client(options.max_subscriptions_per_client)
         .with_storage(storage)
         .with_event_handler(hook)
@@ -393,6 +400,7 @@ fn broker_config(options: &BrokerOptions, hook: Arc<dyn BrokerEventHandler>) -> 
 /// Where the broker asks what to do with a message, and waits for the answer before it acknowledges.
 struct Hook {
     ingest: Arc<Ingest>,
+    retained: Arc<Retained>,
 }
 
 impl Hook {
@@ -455,12 +463,19 @@ impl BrokerEventHandler for Hook {
 
     fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Answer<'a, PublishAction> {
         Box::pin(async move {
+            let to_keep = (event.retain && !event.payload.is_empty()).then(|| event.topic.clone());
             if let Err(refused) = self.take(event).await {
                 tracing::debug!("a message is not acknowledged: {refused}");
                 _ = CONNECTION.try_with(|connection| connection.break_off());
                 return PublishAction::Handled;
             }
-            PublishAction::Continue
+            match to_keep {
+                Some(topic) if !self.retained.has_room_for(&topic).await => {
+                    tracing::warn!(%topic, "a message is stored but neither retained nor passed on: too many are");
+                    PublishAction::Handled
+                }
+                _ => PublishAction::Continue,
+            }
         })
     }
 }

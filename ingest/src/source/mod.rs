@@ -14,6 +14,7 @@ mod filters;
 mod filters_file;
 mod host;
 mod listener;
+mod retained;
 mod scanner;
 pub mod secret;
 mod session;

@@ -275,6 +275,32 @@ async fn a_subscription_takes_what_the_streams_want_and_survives_the_broker() {
     again.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_retained_any_more_is_stored_all_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let addr = "127.0.0.1:0".parse().expect("an address");
+    let options = BrokerOptions { max_retained_messages: 2, ..BrokerOptions::default() };
+    let broker = Broker::start(Door::local(addr), world.ingest.clone(), options).await.expect("it listens");
+    let mut client = Client::connect(addr_of(&broker), "gw", true).await;
+    for (packet_id, device) in (1..).zip(["a", "b", "c", "a"]) {
+        let mut packet = publish(1, packet_id, false, "{}");
+        packet[0] |= 1;
+        let level = packet.windows(3).position(|bytes| bytes == b"/a/").expect("the device") + 1;
+        packet[level] = device.as_bytes()[0];
+        client.0.write_all(&packet).await.expect("it writes");
+        assert_eq!(client.answer().await, Some((4, packet_id)), "{device}");
+    }
+    assert_eq!(world.ingest.stats().messages, 4);
+    // SUBSCRIBE to all: what is retained comes at once.
+    client.0.write_all(b"\x82\x10\x00\x09\x00\x0bdevices/+/+\x00").await.expect("it writes");
+    let mut all = Vec::new();
+    let reading = client.0.read_to_end(&mut all);
+    _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
+    assert_eq!(all.windows(8).filter(|bytes| bytes == b"devices/").count(), 2, "{all:?}");
+    broker.stop().await;
+}
+
 /// Pipes `lines` messages at QoS 1 through `mosquitto_pub`.
 async fn mosquitto_pub(port: u16, version: &str, lines: std::ops::Range<u32>) {
     let port = port.to_string();

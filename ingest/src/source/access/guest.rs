@@ -12,6 +12,7 @@ use mqtt5::protocol::v5::reason_codes::ReasonCode;
 
 use super::{Access, Claim, Denied, is_topic};
 use crate::source::connection::Shared;
+use crate::source::retained::Retained;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -19,6 +20,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(in crate::source) struct Guest {
     pub(in crate::source) access: Arc<Access>,
     pub(in crate::source) sessions: Arc<DynamicStorage>,
+    pub(in crate::source) retained: Arc<Retained>,
     pub(in crate::source) shared: Arc<Shared>,
     /// The name in the client's verified certificate.
     pub(in crate::source) certificate: Option<String>,
@@ -37,6 +39,12 @@ impl Guest {
             tracing::warn!(%peer, client = connect.client_id, topic = will.topic, "a will for no topic");
             self.shared.count_unauthorized();
             return Ok(AuthResult::fail(ReasonCode::TopicNameInvalid));
+        }
+        if let Some(will) = connect.will.as_ref().filter(|will| will.retain)
+            && !self.retained.has_room_for(&will.topic).await
+        {
+            tracing::warn!(%peer, client = connect.client_id, topic = will.topic, "too many retained messages");
+            return Ok(AuthResult::fail(ReasonCode::QuotaExceeded));
         }
         if !self.takes_session(&connect.client_id, identity.user.as_deref()).await {
             tracing::warn!(%peer, client = connect.client_id, "a client asks for the session of another user");
