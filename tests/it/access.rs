@@ -2,6 +2,8 @@
 
 mod pki;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,6 +15,8 @@ use pki::{Authority, Pair};
 
 const BAD_CREDENTIALS: u64 = 0x86;
 const NOT_AUTHORIZED: u64 = 0x87;
+const TOPIC_NAME_INVALID: u64 = 0x90;
+const QUOTA_EXCEEDED: u64 = 0x97;
 
 /// What a paho client does, and what came of it. `None` where paho is missing.
 fn paho(todo: Value) -> Option<Value> {
@@ -103,6 +107,28 @@ fn an_unauthorised_client_cannot_publish_to_another_devices_topic() {
 }
 
 #[test]
+fn a_will_needs_a_topic_that_the_client_may_publish() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = guarded(dir.path(), &[]);
+    // The connection ends without a word, so the will, if there is one, is due.
+    let connect = |will: &str, version: u8| {
+        let me = json!({"port": server.port("mqtt"), "user": "oven-1", "password": "warm", "version": version,
+            "will": will});
+        paho(me).map(|done| done["connect"].as_u64().expect("an answer"))
+    };
+    for filter in ["devices/oven-1/#", "devices/oven-1/+/a", "#write/readings"] {
+        let Some(answer) = connect(filter, 5) else { return };
+        assert_eq!((answer, connect(filter, 4)), (TOPIC_NAME_INVALID, Some(NOT_AUTHORIZED)), "{filter}");
+    }
+    assert_eq!(connect("devices/oven-2/a", 5), Some(0), "it is let in without the will");
+    assert_eq!(connect("devices/oven-1/a", 5), Some(0));
+    server.wait_for("the good will, and all refusals", |status| {
+        status["ingest"]["messages"] == 1 && status["ingest"]["unauthorized"] == 7
+    });
+    assert_eq!((stored(&server), server.number("SELECT count(*) FROM dead")), (1, 0));
+}
+
+#[test]
 fn a_flood_to_another_devices_topic_is_neither_stored_nor_acknowledged() {
     let Some(mosquitto_pub) = external("mosquitto_pub") else { return };
     let dir = tempfile::tempdir().expect("a directory");
@@ -137,6 +163,45 @@ fn an_unauthorised_client_cannot_subscribe() {
                 "$share/g/devices/oven-2/a": refused})
         );
     }
+}
+
+#[test]
+fn a_client_cannot_subscribe_without_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.yaml");
+    std::fs::write(&config, "limits: {max_subscriptions_per_client: 2}\n").expect("written");
+    let server = guarded(dir.path(), &["--config", text(&config)]);
+    for (version, refused) in [(5, QUOTA_EXCEEDED), (4, 0x80)] {
+        let me = json!({"port": server.port("mqtt"), "user": "oven-1", "password": "warm", "version": version,
+            "subscribe": ["devices/oven-1/a", "devices/oven-1/+", "devices/oven-1/c"]});
+        let Some(done) = paho(me) else { return };
+        assert_eq!(
+            done["subacks"],
+            json!({"devices/oven-1/a": 1, "devices/oven-1/+": 1, "devices/oven-1/c": refused})
+        );
+    }
+}
+
+#[test]
+fn a_user_gets_the_client_id_that_is_the_users_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = guarded(dir.path(), &[]);
+    let connect = |user, password, version, clean| {
+        let todo = json!({"port": server.port("mqtt"), "user": user, "password": password, "version": version,
+            "client_id": "oven-2", "clean": clean, "expiry": 3_600, "subscribe": [format!("devices/{user}/#")]});
+        paho(todo)
+    };
+    // Somebody else is there first, and wants to stay.
+    let Some(squatter) = connect("oven-1", "warm", 4, false) else { return };
+    assert_eq!(squatter["connect"], 0);
+    let owner = connect("oven-2", "hot", 5, false).expect("paho is there");
+    assert_eq!((&owner["connect"], &owner["session_present"]), (&json!(0), &json!(false)), "{owner}");
+    for (version, clean) in [(4, false), (4, true), (5, false), (5, true)] {
+        let squatter = connect("oven-1", "warm", version, clean).expect("paho is there");
+        assert_eq!(squatter["connect"], NOT_AUTHORIZED);
+    }
+    let owner = connect("oven-2", "hot", 5, false).expect("paho is there");
+    assert_eq!((&owner["connect"], &owner["session_present"]), (&json!(0), &json!(true)), "{owner}");
 }
 
 #[test]
@@ -270,12 +335,67 @@ fn mqtt_is_spoken_over_web_sockets_too() {
 }
 
 #[test]
+fn a_foreign_web_page_cannot_use_a_web_socket_of_this_machine() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = Server::start(&dir.path().join("open"), &["--ws", "127.0.0.1:0"]);
+    let shut = guarded(dir.path(), &["--ws", "127.0.0.1:0"]);
+    let publish = |server: &Server, extra: Value| {
+        let mut todo = json!({"port": server.port("ws"), "transport": "websockets", "wait": 2,
+            "user": "oven-1", "password": "warm", "publish": ["devices/oven-1/telemetry"]});
+        todo.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+        paho(todo).map(|done| done["connect"].as_u64())
+    };
+    let Some(foreign) = publish(&open, json!({"origin": "https://evil.example"})) else { return };
+    assert_eq!(foreign, None, "nobody proves a name there");
+    assert_eq!(publish(&open, json!({"origin": "http://localhost:3000"})), Some(Some(0)));
+    assert_eq!(publish(&shut, json!({"origin": "https://evil.example"})), Some(Some(0)), "it has a password");
+    let bad = json!({"origin": "https://evil.example", "password": "cold"});
+    assert_eq!(publish(&shut, bad), Some(Some(BAD_CREDENTIALS)));
+    assert_eq!(open.number("SELECT count(*) FROM events"), 1);
+}
+
+/// The status of a GET of `path` for `host`, and the answer's text.
+fn get_for(server: &Server, path: &str, host: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port("http"))).expect("connected");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_else(|| panic!("no status: {answer}")), answer)
+}
+
+#[test]
+fn a_page_that_makes_its_name_lead_here_reads_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:1"] {
+        assert_eq!(get_for(&server, "/v1/status", host).0, 200, "{host}");
+    }
+    for path in ["/v1/status", "/v1/query?sql=select%201", "/v1/alerts/stream", "/"] {
+        let (status, answer) = get_for(&server, path, "evil.example:8080");
+        assert!(status == 403 && answer.contains("urn:iot:problem:foreign-host"), "{answer}");
+        assert!(answer.contains("`evil.example:8080`") && answer.contains("token_on_loopback"), "{answer}");
+    }
+    assert_eq!(get_for(&server, "/healthz", "evil.example").0, 200);
+}
+
+#[test]
+fn a_wrong_configuration_does_not_print_the_brokers_password() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.yaml");
+    std::fs::write(&config, "broker:\n  url: mqtt://iot:hunter2@h\n  client: x\n").expect("written");
+    let refused = run(&["serve", "--config", text(&config)], "");
+    assert_eq!(refused.code, 78, "{}", refused.stderr);
+    assert!(refused.stderr.contains("line 3") && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
+}
+
+#[test]
 fn one_address_cannot_take_all_places() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = dir.path().join("config.yaml");
     std::fs::write(&config, "limits: {max_clients_per_address: 2}\n").expect("written");
     let server = Server::start(&dir.path().join("data"), &["--config", text(&config)]);
-    let connect = || std::net::TcpStream::connect(("127.0.0.1", server.port("mqtt"))).expect("it listens");
+    let connect = || TcpStream::connect(("127.0.0.1", server.port("mqtt"))).expect("it listens");
     // They do not even say who they are.
     let idle = [connect(), connect()];
     let publish = || run(&["publish", "devices/a/telemetry", "{}", "--mqtt", &server.broker()], "").code;
@@ -370,6 +490,9 @@ fn http_asks_for_a_token_where_it_must() {
     let (query, apply) = (["query", "SELECT 1"], ["apply", "-f", text(&catalog)]);
     assert_eq!((ask(&query, None), ask(&query, Some("wrong")), ask(&query, Some(&reader))), (1, 1, 0));
     assert_eq!((ask(&apply, Some(&reader)), ask(&apply, Some(&admin))), (1, 0));
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, format!("{reader}\n")).expect("written");
+    assert_eq!(ask(&["query", "SELECT 1", "--token-file", text(&secret)], None), 0);
     assert_eq!(server.get_text("/healthz").0, 200);
     let (status, problem) = server.get_text("/v1/status");
     assert!(status == 401 && problem.contains("urn:iot:problem:unauthorized"), "{problem}");

@@ -1,7 +1,8 @@
 """A paho client that does what it is told and prints what came of it, as JSON.
 
 The only argument is a JSON object: port, host, version (4 or 5), transport, ca, cert, key, user, password,
-client_id, clean, publish (list of topics, all sent at once), subscribe (list of filters), wait (seconds).
+client_id, clean, expiry (seconds), will (topic), origin, publish (list of topics, all sent at once), subscribe (list of
+filters), wait (seconds).
 """
 
 import json
@@ -13,12 +14,13 @@ import paho.mqtt.client as mqtt
 
 todo = json.loads(sys.argv[1])
 version = todo.get("version", 5)
-done = {"connect": None, "pubacks": {}, "subacks": {}, "lost": False}
+done = {"connect": None, "session_present": None, "pubacks": {}, "subacks": {}, "lost": False}
 topics, filters = {}, {}
 
 
 def on_connect(client, userdata, flags, reason, properties):
     done["connect"] = reason.value
+    done["session_present"] = flags.session_present
 
 
 def on_disconnect(client, userdata, flags, reason, properties):
@@ -47,7 +49,9 @@ client.on_publish, client.on_subscribe = on_publish, on_subscribe
 if "ca" in todo:
     client.tls_set(ca_certs=todo["ca"], certfile=todo.get("cert"), keyfile=todo.get("key"))
 if todo.get("transport") == "websockets":
-    client.ws_set_options(path=todo.get("path", "/mqtt"))
+    client.ws_set_options(path=todo.get("path", "/mqtt"), headers={"Origin": todo["origin"]} if "origin" in todo else None)
+if "will" in todo:
+    client.will_set(todo["will"], '{"v": 1}', qos=1)
 if "user" in todo:
     client.username_pw_set(todo["user"], todo.get("password"))
 
@@ -59,7 +63,12 @@ def wait(condition):
 
 
 try:
-    client.connect(todo.get("host", "localhost"), todo["port"])
+    arguments = {}
+    if version == 5:
+        properties = mqtt.Properties(mqtt.PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = todo.get("expiry", 0)
+        arguments = {"clean_start": todo.get("clean", True), "properties": properties}
+    client.connect(todo.get("host", "localhost"), todo["port"], **arguments)
     client.loop_start()
     wait(lambda: done["connect"] is not None)
     if done["connect"] == 0:
