@@ -205,6 +205,31 @@ fn a_user_gets_the_client_id_that_is_the_users_name() {
 }
 
 #[test]
+fn whoever_is_connected_under_another_users_name_has_to_go() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = guarded(dir.path(), &[]);
+    let connect = |user, password, extra: Value| {
+        let mut todo = json!({"port": server.port("mqtt"), "user": user, "password": password, "client_id": "oven-2",
+            "expiry": 3_600, "clean": false, "publish": [format!("devices/{user}/a")]});
+        todo.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+        paho(todo)
+    };
+    std::thread::scope(|scope| {
+        let squatter = scope.spawn(|| connect("oven-1", "warm", json!({"linger": 5})));
+        if iot_tests::python("paho.mqtt.client").is_none() {
+            return;
+        }
+        server.wait_for("the squatter", |status| status["ingest"]["messages"] == 1);
+        let owner = connect("oven-2", "hot", json!({})).expect("paho is there");
+        assert_eq!((&owner["connect"], &owner["session_present"]), (&json!(0), &json!(false)), "{owner}");
+        assert_eq!(owner["pubacks"], json!({"devices/oven-2/a": 0}));
+        let squatter = squatter.join().expect("it ends").expect("paho is there");
+        assert_eq!(squatter["lost"], true, "{squatter}");
+    });
+    assert_eq!(stored(&server), 2, "a packet identifier of the one is no copy of the other's");
+}
+
+#[test]
 fn nobody_takes_over_the_session_of_another_user() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = guarded(dir.path(), &[]);
