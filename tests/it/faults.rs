@@ -71,6 +71,28 @@ fn with_mosquitto_no_fault_loses_or_doubles_a_message() {
     survive(server, Some(mosquitto), &disk, loads, 29);
 }
 
+/// Whatever is sealed is sealed for the sake of a change, through a store that fails.
+#[test]
+fn a_kill_right_after_a_change_of_topics_loses_nothing_that_came_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = dir.path().join("serve.yaml");
+    std::fs::write(&settings, "ingest: {seal_age: 1h}\n").expect("written");
+    let config = ["--config", settings.to_str().expect("utf-8")];
+    let mut server = Server::start(&dir.path().join("data"), &[&config[..], &STORE].concat());
+    for round in 0..4 {
+        server.publish("devices/first/telemetry", "{\"v\":1}");
+        server.apply(&format!("kind: stream\nname: moving\ntopics: [\"round{round}/{{device_id}}\"]\n"));
+        server = server.kill_and_restart();
+        for n in 0..3 {
+            server.publish(&format!("round{round}/d"), &format!("{{\"v\":{n}}}"));
+        }
+        let rows = server.number("SELECT count(*) FROM moving");
+        assert_eq!(rows, 3 * (round + 1), "after the change to round {round}");
+    }
+    let first = server.number("SELECT count(*) FROM events");
+    assert_eq!(first, 4, "the stream that everybody begins with had them before there were others");
+}
+
 fn start(dir: &Path, extra: &[&str]) -> Server {
     Server::with_catalog(dir, SETTINGS, CATALOG, &[&STORE, extra].concat())
 }

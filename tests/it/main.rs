@@ -15,6 +15,7 @@ mod garbage;
 mod lambda;
 mod last_values;
 mod late_data;
+mod outage;
 mod overload;
 mod random_views;
 mod reconnect;
