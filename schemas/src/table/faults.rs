@@ -23,8 +23,8 @@ use object_store::{
 ///
 /// Half of the calls that fail have been carried out all the same, as when an answer is lost on its way.
 ///
-/// With `outage=DOWN` all calls to a table fail for as long as a file `DOWN` lies in its folder; with an absolute path,
-/// all calls to all tables while that file is there.
+/// With `outage=FILE` all calls fail for as long as that file is there. A relative path is looked up in each table's
+/// folder; readers of one table may share the store of another, so only what is written fails for certain then.
 #[derive(Debug, Clone)]
 pub struct Faults {
     fail: f64,
