@@ -22,7 +22,7 @@ pub(super) fn decode(payload: &[u8], fields: &mut Fields, staging: &mut Staging)
     let text = std::str::from_utf8(payload).map_err(|e| {
         format!("not usable as line protocol: it is not UTF-8 from byte {} on", e.valid_up_to())
     })?;
-    let mut lines = Lines { rest: text, fields, staging };
+    let mut lines = Lines { rest: text, fields, staging, no_time: None };
     while lines.find_line() {
         let begin = lines.rest;
         lines.line().map_err(|trouble| {
@@ -62,6 +62,8 @@ struct Lines<'t, 'a> {
     rest: &'t str,
     fields: &'a mut Fields,
     staging: &'a mut Staging,
+    /// Why the tag or field of the line that is called as the event time elsewhere is no time.
+    no_time: Option<String>,
 }
 
 impl<'t> Lines<'t, '_> {
@@ -78,6 +80,7 @@ impl<'t> Lines<'t, '_> {
 
     fn line(&mut self) -> Result<(), Trouble> {
         self.staging.begin_row();
+        self.no_time = None;
         let measurement = self.token(&[',', ' ']);
         if measurement.is_empty() {
             return Err("the measurement is missing".into());
@@ -168,7 +171,10 @@ impl<'t> Lines<'t, '_> {
     fn timestamp(&mut self) -> Result<(), Trouble> {
         let spaced = self.eat_spaces();
         if self.at_end_of_line() {
-            return Ok(());
+            return match self.no_time.take() {
+                Some(reason) => Ok(self.staging.fail(reason)?),
+                None => Ok(()),
+            };
         }
         let end = self.rest.find([' ', '\t', '\r', '\n']).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
@@ -188,7 +194,12 @@ impl<'t> Lines<'t, '_> {
 
     fn take(&mut self, name: &str, position: usize, scalar: Scalar<'_>) -> Result<(), Trouble> {
         let target = self.fields.resolve(name, position);
-        Ok(self.staging.take(self.fields, target, name, scalar)?)
+        let taken = self.staging.take(self.fields, target, name, scalar);
+        if taken.is_err() && target == Target::EventTime {
+            self.no_time = self.staging.failure.take();
+            return Ok(());
+        }
+        Ok(taken?)
     }
 
     /// The text up to one of `stops` that is not escaped, or to the end of the line.

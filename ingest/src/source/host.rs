@@ -195,7 +195,9 @@ impl Connection {
                     self.watch();
                     self.say_online();
                 }
-                Ok(Event::Incoming(Packet::Publish(said))) if says_offline(&said.payload) => self.say_online(),
+                Ok(Event::Incoming(Packet::Publish(said))) if says_offline(&said.payload) => {
+                    self.say_online()
+                }
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
                 Ok(_) => {}
                 Err(e) => {

@@ -379,7 +379,8 @@ notify: [ops-webhook]
         aliases("plant", &["the name of a column"]);
         aliases("_seq", &["the name of a column"]);
         aliases("ts", &["event time"]);
-        aliases("9", &["the name of no field"]);
+        aliases("9, \"5700\"", &[]);
+        aliases("\"-\"", &["the name of no field"]);
         check("fields: {v: {type: text, aliases: [x]}, w: {type: text, aliases: [X]}}", &["leads to `v`"]);
         check("fields: {v: {type: double, unit: \" \"}}", &["cannot be empty"]);
         let upcast = |step: &str, expect: &[&str]| {
