@@ -335,7 +335,7 @@ struct LinkState {
 struct Delivered {
     epoch: u64,
     publish: Publish,
-    /// Whether it is to be taken: another copy of it may come by another filter. That is decided in the order of the
+    /// Whether it is to be taken: another copy of it may have come by another filter. That is decided in the order of the
     /// packets, by what the broker has said about our filters before it.
     counts: bool,
 }

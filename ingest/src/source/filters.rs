@@ -1,11 +1,9 @@
-//! The filters of one session at a broker: which it has, what must be said to it, and which copy of a message counts.
+//! The filters of one session at a broker: which it has, and what must be said to it.
 //!
-//! A broker may send a message once for each filter that matches it, and nothing but the identifier of the subscription
-//! tells these copies from messages. So a filter that another one covers is not subscribed to; and where filters
-//! overlap in part, of the copies only that of the *oldest* subscription counts. Whatever has come by a younger one
-//! has come by the older one too, which was there when the broker routed the message: what is left out always comes in
-//! another way. For this the order outlasts the process (see `filters_file`), and a filter that is subscribed to anew gets
-//! a new identifier.
+//! A broker may send a message once for each filter that matches it. So a filter that another one covers is not
+//! subscribed to; and where filters overlap in part, each subscription has an identifier of its own, by which [`super::copies`] tells
+//! copies from messages. A filter that is subscribed to anew gets a new one: what is on its way under the old one
+//! was routed when other filters were there.
 //!
 //! No I/O here: `subscriptions` says to the broker what [`Filters::plan`] answers.
 
@@ -22,7 +20,6 @@ const MAX_LEFT: usize = 4_096;
 /// What one session has, as far as we know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Filters {
-    /// The oldest subscription first.
     held: Vec<Held>,
     /// What was unsubscribed from. A broker that was killed comes back with an older store and may have it again.
     left: VecDeque<String>,
@@ -30,9 +27,9 @@ pub(super) struct Filters {
     /// What the broker refuses, and how it says so.
     #[serde(skip)]
     refused: BTreeMap<String, String>,
-    /// By the identifier of a subscription, the older ones that overlap with it.
+    /// By the identifier of a subscription, those that overlap with it.
     #[serde(skip)]
-    older: HashMap<usize, Vec<String>>,
+    overlaps: HashMap<usize, Vec<(usize, String)>>,
 }
 
 /// A filter that the session has, or is to have or to lose.
@@ -75,7 +72,8 @@ impl Filters {
 
     /// A connection was made. In a new session nothing is there that was confirmed.
     ///
-    /// In the old one the broker may have ended what was to be left, and its word for it may have been lost.
+    /// In the old one the broker may have ended what was to be left, and its word for it may have been lost, so that no copies
+    /// come by it.
     pub(super) fn connected(&mut self, session_present: bool) {
         if !session_present {
             self.left.clear();
@@ -154,25 +152,26 @@ impl Filters {
         self.refused.iter().next().map(|(filter, why)| (filter.as_str(), why.as_str()))
     }
 
-    /// Whether a message of `topic` that came by these subscriptions is taken: it is unless an older one brings it too.
+    /// The other subscriptions by which a message of `topic` comes that came by these.
     ///
-    /// A message without identifiers is no copy that we could know of. One with several is the only one of its kind.
-    pub(super) fn counts(&self, topic: &str, ids: &[usize]) -> bool {
-        let [id] = ids else { return true };
-        self.older.get(id).is_none_or(|older| !older.iter().any(|filter| covers(filter, topic)))
+    /// None if it came without identifiers, as then nothing tells copies from messages, or with several, as then it is the
+    /// only copy.
+    pub(super) fn others(&self, topic: &str, ids: &[usize]) -> Vec<usize> {
+        let [id] = ids else { return Vec::new() };
+        let overlaps = self.overlaps.get(id).into_iter().flatten();
+        overlaps.filter(|(_, filter)| covers(filter, topic)).map(|(other, _)| *other).collect()
     }
 
     /// Restores what follows from the rest.
     pub(super) fn compare(&mut self) {
-        self.older.clear();
-        for (i, held) in self.held.iter().enumerate().filter(|(_, held)| held.is_confirmed) {
-            let older = self.held[..i].iter().filter(|older| older.is_confirmed);
-            let older = older.filter(|older| overlap(&older.filter, &held.filter));
-            let older: Vec<String> = older.map(|older| older.filter.clone()).collect();
-            if !older.is_empty() {
-                self.older.insert(held.id as usize, older);
-            }
-        }
+        let confirmed = || self.held.iter().filter(|held| held.is_confirmed);
+        let overlaps_of = |held: &Held| {
+            let others =
+                confirmed().filter(|other| other.id != held.id && overlap(&other.filter, &held.filter));
+            others.map(|other| (other.id as usize, other.filter.clone())).collect()
+        };
+        let all = confirmed().map(|held| (held.id as usize, overlaps_of(held)));
+        self.overlaps = all.filter(|(_, others): &(usize, Vec<_>)| !others.is_empty()).collect();
     }
 
     /// A filter goes when it is not wanted, or when one that covers it is there for certain.
@@ -195,7 +194,7 @@ impl Filters {
         wanted.iter().filter(is_missing).cloned().collect()
     }
 
-    /// A new subscription, the youngest.
+    /// A new subscription.
     fn ask(&mut self, filter: &str) -> u32 {
         self.held.retain(|held| held.filter != filter);
         self.left.retain(|left| left != filter);

@@ -7,6 +7,7 @@ pub mod access;
 pub mod address;
 mod certificate;
 mod connection;
+mod copies;
 mod doorman;
 pub mod embedded;
 pub mod external;

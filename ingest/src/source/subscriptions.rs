@@ -1,7 +1,7 @@
 //! Keeps the session at a broker in line with what the streams want.
 //!
 //! A task of its own, [`Subscriptions::keep`], says to the broker what [`Filters`] plans, and writes down what the
-//! session may have before it does. The link tells it of connections, and hands over the broker's answers in the
+//! session may have before it does. The link tells it of connections, and hands over the broker's answers and deliveries in the
 //! order of the packets: what comes after an answer is judged by it.
 
 use std::fmt;
@@ -21,8 +21,10 @@ use rumqttc::{AsyncClient, ClientError, SubscribeNotice, SubscribeNoticeError, U
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::redelivery::fingerprint;
 use crate::seal::blocking;
 
+use super::copies::{Copies, Copy};
 use super::filters::{Filters, Occasion};
 use super::filters_file::FiltersFile;
 
@@ -56,6 +58,7 @@ struct Known {
     /// Whether the broker takes identifiers of subscriptions.
     with_ids: bool,
     questions: Vec<Question>,
+    copies: Copies,
     /// What the file holds.
     saved: Vec<u8>,
 }
@@ -93,8 +96,14 @@ impl Subscriptions {
         };
         let unknown = || Filters::unknown(other_form, rand::random());
         let session = file.load().unwrap_or_else(unknown);
-        let saved = Vec::new();
-        let known = Mutex::new(Known { session, with_ids: true, questions: Vec::new(), saved });
+        let known = Known {
+            session,
+            with_ids: true,
+            questions: Vec::new(),
+            copies: Copies::default(),
+            saved: Vec::new(),
+        };
+        let known = Mutex::new(known);
         let (connected, answered, is_connected) = (Notify::new(), Notify::new(), AtomicBool::new(false));
         Self { client, filters, only, group, file, known, is_connected, connected, answered }
     }
@@ -124,13 +133,18 @@ impl Subscriptions {
         refused
     }
 
-    /// Whether a delivery is to be taken, or else a copy of one that another filter brings.
+    /// Whether a delivery is to be taken, or else a copy of one that another filter has brought.
     pub(super) fn counts(&self, publish: &Publish) -> bool {
         let ids = publish.properties.as_ref().map_or(&[][..], |it| it.subscription_identifiers.as_slice());
-        if ids.is_empty() {
+        let ([by], Ok(topic)) = (ids, std::str::from_utf8(&publish.topic)) else { return true };
+        let mut known = self.known.lock();
+        let others = known.session.others(topic, ids);
+        if others.is_empty() {
             return true;
         }
-        std::str::from_utf8(&publish.topic).map_or(true, |topic| self.known.lock().session.counts(topic, ids))
+        let content = fingerprint(topic, &publish.payload);
+        let copy = Copy { by: *by, content, packet_id: publish.pkid, dup: publish.dup };
+        known.copies.take(copy, others)
     }
 
     /// What the broker refuses, for an operator.
