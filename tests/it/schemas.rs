@@ -127,8 +127,8 @@ fn a_check_refuses_whatever_apply_refuses() {
     let server = Server::start(&dir.path().join("data"), &[]);
     let stream = |fields: &str| V1.replace("{old: bigint}", fields);
     refused(&server, &stream("{temp: double, Temp: double}"), &["only by case"]);
-    let many: Vec<String> = (0..501).map(|i| format!("c{i}: double")).collect();
-    refused(&server, &stream(&format!("{{{}}}", many.join(", "))), &["more than 500 columns"]);
+    let many: Vec<String> = (0..1_001).map(|i| format!("c{i}: double")).collect();
+    refused(&server, &stream(&format!("{{{}}}", many.join(", "))), &["more than 1000 columns"]);
     refused(&server, &format!("{V1}---\n{V2}"), &["`readings` is defined twice"]);
     refused(&server, &format!("{V1}{VIEW}"), &["new"]);
     refused(&server, "kind: rule\nname: r\non: nothing\nwhen: x > 1\n", &["nothing"]);

@@ -72,7 +72,7 @@ pub(super) const KINDS: &[Bad] = &[
             ],
         )
     }),
-    bad("devices/huge-number/telemetry", &["not usable as JSON", "expected", "does not fit"], |chance| {
+    bad("devices/huge-number/telemetry", &["not usable as JSON", "expected"], |chance| {
         one_of(
             chance,
             &[
@@ -81,7 +81,6 @@ pub(super) const KINDS: &[Bad] = &[
                 r#""n":1e999"#,
                 r#""n":1e40"#,
                 r#""n":1234567890123456789012345678901234567890"#,
-                r#""temperature":1234567890123456789012345678901234567890"#,
                 r#""n":9223372036854775808"#,
                 r#""n":-9223372036854775809"#,
                 r#""since":1e300"#,
@@ -159,17 +158,11 @@ pub(super) const KINDS: &[Bad] = &[
     bad("devices/bad-names/telemetry", &["field"], |chance| {
         one_of(
             chance,
-            &[
-                r#""":1"#,
-                r#""_seq":1"#,
-                r#""event_date":"2026-01-01""#,
-                r#""9lives":1"#,
-                r#""Temperature":1"#,
-            ],
+            &[r#""":1"#, r#""-":1"#, r#""event_date":"2026-01-01""#, r#""__":1"#, r#""Temperature":1"#],
         )
     }),
     bad("devices/many-fields/telemetry", &["beyond"], |_| {
-        let fields: Vec<String> = (0..600).map(|i| format!(r#""f{i}":{i}"#)).collect();
+        let fields: Vec<String> = (0..1_100).map(|i| format!(r#""f{i}":{i}"#)).collect();
         format!(r#"{{"ts":1790000000000,{}}}"#, fields.join(",")).into_bytes()
     }),
     bad("loose/telemetry", &["device_id"], |chance| {

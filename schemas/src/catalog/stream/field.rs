@@ -53,7 +53,11 @@ impl FieldDef {
         if notes.clone().any(|text| text.len() > MAX_TEXT) {
             return wrong(&format!("`unit`, `deprecated` and aliases have at most {MAX_TEXT} bytes"));
         }
-        match self.aliases.iter().find(|alias| !is_column_name(&column_name(alias))) {
+        let is_no_name = |alias: &&String| {
+            let column = column_name(alias);
+            !is_column_name(&column) || column.starts_with('_')
+        };
+        match self.aliases.iter().find(is_no_name) {
             Some(alias) => wrong(&format!("the alias `{alias}` can be the name of no field")),
             None => Ok(()),
         }
