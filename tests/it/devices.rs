@@ -97,6 +97,8 @@ fn a_device_is_online_until_its_will_says_otherwise() {
     for second in [0, 10, 20, 30, 25] {
         gateway.publish("devices/pump-1/telemetry", telemetry(second).as_bytes(), false);
     }
+    // Its word comes before its events, and both are taken in after they are acknowledged.
+    server.wait_for("the events", |_| device(&server, "pump-1")["events"] == 5);
     let row = wait_for_state(&server, "pump-1", "online", "status");
     assert_eq!(
         (&row["events"], &row["cadence_s"], &row["declared"]),

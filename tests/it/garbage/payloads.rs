@@ -123,7 +123,7 @@ pub(super) const KINDS: &[Bad] = &[
             "[1,2]",
             "hello",
             "<xml/>",
-            "\u{feff}{}",
+            "\u{feff}\u{feff}{}",
             "// no",
             ",",
         ];
