@@ -152,6 +152,7 @@ impl Opener {
         }
     }
 
+    #[expect(clippy::result_large_err, reason = "the library's type")]
     async fn web_socket<S: ByteStream + 'static>(
         &self,
         stream: S,
