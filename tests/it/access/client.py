@@ -16,6 +16,8 @@ todo = json.loads(sys.argv[1])
 version = todo.get("version", 5)
 done = {"connect": None, "session_present": None, "pubacks": {}, "subacks": {}, "lost": False}
 topics, filters = {}, {}
+# By packet identifier: an answer may come before we know which one a message or a subscription has.
+pubacks, subacks = {}, {}
 
 
 def on_connect(client, userdata, flags, reason, properties):
@@ -28,11 +30,11 @@ def on_disconnect(client, userdata, flags, reason, properties):
 
 
 def on_publish(client, userdata, mid, reason, properties):
-    done["pubacks"][topics[mid]] = reason.value
+    pubacks[mid] = reason.value
 
 
 def on_subscribe(client, userdata, mid, reasons, properties):
-    done["subacks"][filters[mid]] = reasons[0].value
+    subacks[mid] = reasons[0].value
 
 
 arguments = {} if version == 5 else {"clean_session": todo.get("clean", True)}
@@ -74,12 +76,14 @@ try:
     if done["connect"] == 0:
         for topic_filter in todo.get("subscribe", []):
             filters[client.subscribe(topic_filter, 1)[1]] = topic_filter
-        wait(lambda: len(done["subacks"]) == len(filters))
+        wait(lambda: len(subacks) == len(filters))
         sent = [client.publish(topic, '{"v": 1}', qos=1) for topic in todo.get("publish", [])]
         topics.update((info.mid, topic) for info, topic in zip(sent, todo.get("publish", [])))
-        wait(lambda: len(done["pubacks"]) == len(topics))
+        wait(lambda: len(pubacks) == len(topics))
         # Whoever is to be thrown out is thrown out now.
         time.sleep(todo.get("linger", 0))
 except (ssl.SSLError, ConnectionError, OSError, mqtt.WebsocketConnectionError) as error:
     done["error"] = repr(error)
+done["pubacks"] = {topics[mid]: reason for mid, reason in pubacks.items()}
+done["subacks"] = {filters[mid]: reason for mid, reason in subacks.items()}
 print(json.dumps(done))
