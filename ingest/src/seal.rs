@@ -158,6 +158,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(e) => Err(Error::Io { context: doing.to_owned(), source: std::io::Error::other(e) }),
+        Err(e) => Err(Error::io(doing, std::io::Error::other(e))),
     }
 }

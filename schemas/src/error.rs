@@ -28,12 +28,12 @@ pub enum Error {
         reason: String,
     },
     /// The store or the disk failed; the same call may succeed later.
-    #[error("{context}: {source}")]
+    #[error("{context}: {cause}")]
     Io {
         /// What was being done.
         context: String,
-        /// The cause.
-        source: std::io::Error,
+        /// The cause, which the text says: it is no source, so that nobody who prints a chain says it twice.
+        cause: std::io::Error,
     },
     /// The query engine refused or failed. Which of its rules noticed is of no use to anybody.
     #[error("{}", without_context(.0))]
@@ -56,8 +56,8 @@ impl Error {
     }
 
     /// An [`Error::Io`] with what was being done.
-    pub fn io(context: impl Into<String>, source: std::io::Error) -> Self {
-        Self::Io { context: context.into(), source }
+    pub fn io(context: impl Into<String>, cause: std::io::Error) -> Self {
+        Self::Io { context: context.into(), cause }
     }
 
     /// Whether the person who asked can mend it, as opposed to an operator.

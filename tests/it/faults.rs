@@ -44,6 +44,8 @@ const SETTINGS: &str = "ingest: {seal_age: 500ms, segment_bytes: 262144}\n";
 /// A third of the calls to the store goes wrong.
 const STORE: [&str; 4] = ["--store-faults", "fail=0.25,hang=0.05", "--store-timeout", "250ms"];
 const DISK_MIB: u32 = 512;
+/// How often a large table is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 /// How many faults; `IOT_CRASH_RUNS` says otherwise.
 const RUNS: u32 = 12;
 
@@ -189,23 +191,36 @@ fn wait_for_news(server: &Server, loads: &[Load; 2]) {
     }
 }
 
+/// Waits until a query answers so much, as long as its answer grows: what a broker holds for a process that has been away
+/// for most of the time may take it minutes.
 fn wait_for_number(server: &Server, least: u64, sql: &str) {
-    let deadline = Instant::now() + PATIENCE;
+    let (mut before, mut deadline) = (-1, Instant::now());
     loop {
         let number = server.number(sql);
         if number as u64 >= least {
             return;
         }
+        if number > before {
+            (before, deadline) = (number, Instant::now() + PATIENCE);
+        }
         assert!(Instant::now() < deadline, "{number} instead of {least}: {sql}: {}", server.status());
-        wait_a_little();
+        pause(LOOK);
     }
 }
 
+/// Waits until nothing is lost any more, as long as readings arrive.
 fn wait_for_all(server: &Server, sent: &[(&str, Progress)], in_doubt: &InDoubt) {
-    let deadline = Instant::now() + PATIENCE;
     for (name, progress) in sent {
-        while !lost(server, name, progress.sent, in_doubt).is_empty() && Instant::now() < deadline {
-            pause(Duration::from_millis(200));
+        let (mut before, mut deadline) = (-1, Instant::now());
+        while !lost(server, name, progress.sent, in_doubt).is_empty() {
+            let rows = server.number("SELECT count(*) FROM readings");
+            if rows > before {
+                (before, deadline) = (rows, Instant::now() + PATIENCE);
+            }
+            if Instant::now() > deadline {
+                return;
+            }
+            pause(LOOK);
         }
     }
 }

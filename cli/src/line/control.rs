@@ -1,27 +1,24 @@
 //! The control side of a server: the catalog and its changes, status, and the proof of its answers.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use iot_schemas::alert::{AlertFeed, AlertState, micros_rfc3339};
 use iot_schemas::batch::Views;
-use iot_schemas::catalog::{Catalog, Definition, Document, Kind, StreamDef, ViewDef, parse};
+use iot_schemas::catalog::{Catalog, Definition, Document, Kind, ViewDef, parse};
 use iot_schemas::control::{Applied, Change, Control, VerifyReport};
-use iot_schemas::layout::raw_schema;
 use iot_schemas::raw::RawStreams;
-use iot_schemas::registry::Finding;
 use iot_schemas::replay::{ReplayReport, ReplayRequest};
 use iot_schemas::session::context;
-use iot_schemas::view::{CompiledView, Layer, lineage, source_of};
+use iot_schemas::view::{Layer, source_of};
 use iot_schemas::{Error, Result};
 use iot_serving::query::{Queries, QueryRequest};
 use iot_serving::verify::verify_view;
 use serde_json::{Map, Value, json};
 
-use super::schemas::refuse_incompatible;
-use super::{Line, last_values};
+use super::Line;
+use super::judge::with;
 
 #[async_trait]
 impl Control for Line {
@@ -235,76 +232,6 @@ impl Control for Line {
 }
 
 impl Line {
-    /// Checks everything that can be checked before anything is changed.
-    async fn check(&self, catalog: &Catalog, documents: &[Document]) -> Result<()> {
-        refuse_incompatible(&self.judge(catalog, documents).await?)
-    }
-
-    /// What `documents` would change about schemas. Fails if they are wrong in another way; if a change is
-    /// incompatible, what is wrong within definitions is not looked for.
-    pub(super) async fn judge(&self, catalog: &Catalog, documents: &[Document]) -> Result<Vec<Finding>> {
-        let future = with(catalog, documents);
-        check_names(&future, documents)?;
-        last_values::check_readers(&future)?;
-        let findings = self.findings(&future, documents).await?;
-        if findings.iter().all(|finding| finding.compatible) {
-            self.check_definitions(&future, documents).await?;
-        }
-        Ok(findings)
-    }
-
-    async fn check_definitions(&self, future: &Catalog, documents: &[Document]) -> Result<()> {
-        for document in documents {
-            if let Definition::Stream(def) = &document.def {
-                self.ingest.check_stream(def)?;
-            }
-        }
-        for view in future.views() {
-            self.check_view(future, view, documents).await?;
-        }
-        documents.iter().try_for_each(|document| check_target(future, &document.def))
-    }
-
-    /// Checks a view that is among `documents`, or reads one that is.
-    async fn check_view(&self, future: &Catalog, def: &Arc<ViewDef>, documents: &[Document]) -> Result<()> {
-        let changes = |name: &str| {
-            documents.iter().any(|document| document.def.kind() == Kind::View && document.def.name() == name)
-        };
-        let find = |name: &str| future.views().find(|view| view.name == name).cloned();
-        let (bases, source) = match lineage(def, find) {
-            Err(_) if !changes(&def.name) => return Ok(()),
-            found => found?,
-        };
-        if !changes(&def.name) && !bases.iter().any(|base| changes(&base.name)) {
-            return Ok(());
-        }
-        let schema = self.future_schema(future, &source).ok_or_else(|| {
-            let known: Vec<&str> = future.streams().map(|stream| stream.name.as_str()).collect();
-            let hint = format!("; view `{}` reads it; the streams are: {}", def.name, known.join(", "));
-            Error::NotFound { kind: "stream", name: source.clone(), hint }
-        })?;
-        CompiledView::compile_over(def.clone(), bases, &source, &schema).await?;
-        Ok(())
-    }
-
-    /// The columns that a stream will have: those it has, and those that it declares.
-    pub(super) fn future_schema(&self, future: &Catalog, stream: &str) -> Option<SchemaRef> {
-        let document = future.get(Kind::Stream, stream)?;
-        let Definition::Stream(def) = &document.def else { return None };
-        let mut own: Vec<Field> = declared_fields(def);
-        if let Ok(snapshot) = self.ingest.snapshot(stream) {
-            let declared: HashSet<String> = own.iter().map(|field| field.name().clone()).collect();
-            let reserved = |name: &str| iot_schemas::layout::RESERVED.contains(&name);
-            let have = snapshot
-                .schema
-                .fields()
-                .iter()
-                .filter(|f| !declared.contains(f.name()) && !reserved(f.name()));
-            own.extend(have.map(|field| field.as_ref().clone()));
-        }
-        Some(raw_schema(own))
-    }
-
     /// The stream `events`, which everybody begins with, if it is in force and in no file, and other streams come. It is
     /// written down first: after a crash the file of another stream alone would take it away with what it has taken in.
     fn keep_implied_stream(&self, catalog: &Catalog, plan: &[Applied]) -> Result<Option<Document>> {
@@ -538,42 +465,6 @@ impl Line {
     }
 }
 
-/// Refuses documents of the same name.
-fn check_names(future: &Catalog, documents: &[Document]) -> Result<()> {
-    let mut seen = HashSet::new();
-    for document in documents {
-        let (kind, name) = (document.def.kind(), document.def.name());
-        if !seen.insert((kind, name)) {
-            return Err(Error::invalid(format!("{kind} `{name}` is defined twice")));
-        }
-    }
-    match future.views().find(|view| future.get(Kind::Stream, &view.name).is_some()) {
-        Some(view) => Err(Error::invalid(format!("`{}` is both a stream and a view; rename one", view.name))),
-        None => Ok(()),
-    }
-}
-
-/// Refuses a rule on nothing, and a device in no stream.
-fn check_target(future: &Catalog, def: &Definition) -> Result<()> {
-    let is_there = |kinds: &[Kind], name: &str| kinds.iter().any(|kind| future.get(*kind, name).is_some());
-    match def {
-        Definition::Rule(def) if !is_there(&[Kind::Stream, Kind::View], &def.on) => {
-            let hint = format!("; rule `{}` watches it with `on`", def.name);
-            Err(Error::NotFound { kind: "stream or view", name: def.on.clone(), hint })
-        }
-        Definition::Device(def) => {
-            match def.stream.as_deref().filter(|stream| !is_there(&[Kind::Stream], stream)) {
-                Some(stream) => {
-                    let hint = format!("; device `{}` is declared in it", def.name);
-                    Err(Error::NotFound { kind: "stream", name: stream.to_owned(), hint })
-                }
-                None => Ok(()),
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Streams, then the views on them, then the rules on both, then devices, whatever the order in the file; a view after the view
 /// that it reads.
 fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
@@ -594,13 +485,6 @@ fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
     documents
 }
 
-/// The catalog that `documents` would make of it.
-fn with(catalog: &Catalog, documents: &[Document]) -> Catalog {
-    let mut future = catalog.clone();
-    documents.iter().for_each(|document| future.put(document.clone()));
-    future
-}
-
 fn changes(catalog: &Catalog, documents: &[Document]) -> Vec<Applied> {
     let change = |document: &Document| {
         let (kind, name) = (document.def.kind(), document.def.name().to_owned());
@@ -612,13 +496,6 @@ fn changes(catalog: &Catalog, documents: &[Document]) -> Vec<Applied> {
         Applied { kind, name, change }
     };
     documents.iter().map(change).collect()
-}
-
-fn declared_fields(def: &StreamDef) -> Vec<Field> {
-    let topic = def.topic_columns().into_iter().map(str::to_owned);
-    let outside = topic.chain(def.property_columns()).map(|name| Field::new(name, DataType::Utf8, true));
-    let own = def.fields.iter().map(|(name, field)| Field::new(name, field.data_type(), true));
-    outside.chain(own).collect()
 }
 
 fn type_name(data_type: &DataType) -> String {

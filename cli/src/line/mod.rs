@@ -15,6 +15,7 @@ mod control;
 mod dead;
 mod devices;
 mod dropped;
+mod judge;
 mod last_values;
 mod offline;
 mod replay;
