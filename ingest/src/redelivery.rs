@@ -4,9 +4,9 @@
 //! payload. Only a delivery that *says* it may be a copy (DUP) is ever looked up: packet identifiers are used
 //! again, and a sensor may well send the same reading twice.
 //!
-//! The window is bounded: per session the last deliveries, as many as can be in flight at once, and over all
-//! sessions [`MAX_ENTRIES`]; the sessions that have been silent for the longest are forgotten first. No I/O
-//! here: the log writer feeds it, and saves [`Redelivery::encode`] before it trims the log.
+//! The window is bounded: per session the last [`MAX_PER_CLIENT`] deliveries, over all sessions [`MAX_ENTRIES`]. Where
+//! that is too little for all of them, those that have most are cut first. No I/O here: the log writer feeds it, and
+//! saves [`Redelivery::encode`] before it trims the log.
 
 use std::collections::VecDeque;
 
@@ -16,10 +16,17 @@ use iot_schemas::position::Seq;
 
 /// Deliveries that may be unacknowledged per session: what both sources announce as their receive maximum.
 pub(crate) const RECEIVE_MAXIMUM: u16 = 10_000;
-/// Deliveries that are remembered per session: all that can be unacknowledged.
-pub(crate) const MAX_PER_CLIENT: usize = RECEIVE_MAXIMUM as usize;
+/// Deliveries that are remembered per session: half of all packet identifiers.
+///
+/// A Mosquitto that is stopped in order delivers again up to twice the receive maximum, and a client of MQTT 3.1.1 knows
+/// none. With all of the identifiers, another message with the same content as the one that had its identifier a
+/// round ago could be taken for a copy of that one.
+const MAX_PER_CLIENT: usize = 1 << 15;
 /// Deliveries that are remembered over all sessions, about 50 bytes each.
-pub(crate) const MAX_ENTRIES: usize = 1_000_000;
+const MAX_ENTRIES: usize = 1_000_000;
+/// Deliveries of a session that are not forgotten for the sake of a session that speaks: more than common clients have
+/// in flight.
+const KEPT_PER_CLIENT: usize = 1_000;
 
 const MAGIC: [u8; 8] = *b"IOTDUP\0\x01";
 
@@ -28,8 +35,16 @@ const MAGIC: [u8; 8] = *b"IOTDUP\0\x01";
 pub(crate) struct Redelivery {
     clients: HashMap<Box<str>, Client>,
     entries: usize,
-    max_per_client: usize,
-    max_entries: usize,
+    limits: Limits,
+}
+
+/// How many deliveries are remembered.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    per_client: usize,
+    /// This many of each session, as long as it is remembered.
+    kept_per_client: usize,
+    total: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,13 +63,17 @@ struct Known {
 
 impl Default for Redelivery {
     fn default() -> Self {
-        Self::with_limits(MAX_PER_CLIENT, MAX_ENTRIES)
+        Self::with_limits(Limits {
+            per_client: MAX_PER_CLIENT,
+            kept_per_client: KEPT_PER_CLIENT,
+            total: MAX_ENTRIES,
+        })
     }
 }
 
 impl Redelivery {
-    pub(crate) fn with_limits(max_per_client: usize, max_entries: usize) -> Self {
-        Self { clients: HashMap::default(), entries: 0, max_per_client, max_entries }
+    fn with_limits(limits: Limits) -> Self {
+        Self { clients: HashMap::default(), entries: 0, limits }
     }
 
     /// The number under which this delivery was stored, if it is remembered.
@@ -70,10 +89,10 @@ impl Redelivery {
             None => self.clients.entry(client.into()).or_default(),
         };
         let before = entry.by_packet.len();
-        entry.insert(packet_id, Known { fingerprint, seq }, self.max_per_client);
+        entry.insert(packet_id, Known { fingerprint, seq }, self.limits.per_client);
         self.entries = self.entries + entry.by_packet.len() - before;
-        if self.entries > self.max_entries {
-            self.forget_silent_clients();
+        if self.entries > self.limits.total {
+            self.make_room();
         }
     }
 
@@ -83,11 +102,22 @@ impl Redelivery {
     }
 
     /// Makes room for a tenth of the limit, so that this is not done for every message.
-    fn forget_silent_clients(&mut self) {
+    fn make_room(&mut self) {
+        let target = self.limits.total - self.limits.total / 10;
+        let sizes = self.clients.values().map(|client| client.by_packet.len()).collect();
+        let share = fair_share(sizes, target).max(self.limits.kept_per_client);
+        self.clients.values_mut().for_each(|client| client.keep_newest(share));
+        self.entries = self.clients.values().map(|client| client.by_packet.len()).sum();
+        if self.entries > target {
+            self.forget_silent_clients(target);
+        }
+    }
+
+    /// Forgets sessions, those first that have been silent for the longest.
+    fn forget_silent_clients(&mut self, target: usize) {
         let mut by_age: Vec<(Seq, Box<str>)> =
             self.clients.iter().map(|(name, client)| (client.last, name.clone())).collect();
         by_age.sort();
-        let target = self.max_entries - self.max_entries / 10;
         for (_, name) in by_age {
             if self.entries <= target {
                 break;
@@ -149,16 +179,20 @@ impl Client {
         self.by_packet.insert(packet_id, known);
         self.order.push_back((packet_id, known.seq));
         self.last = known.seq;
+        self.keep_newest(limit);
+        // Most clients use few identifiers again and again: do not let stale entries pile up.
+        if self.order.len() > 64 + 2 * self.by_packet.len() {
+            let by_packet = &self.by_packet;
+            self.order.retain(|(id, seq)| by_packet.get(id).is_some_and(|known| known.seq == *seq));
+        }
+    }
+
+    fn keep_newest(&mut self, limit: usize) {
         while self.by_packet.len() > limit {
             let Some((oldest, seq)) = self.order.pop_front() else { break };
             if self.by_packet.get(&oldest).is_some_and(|known| known.seq == seq) {
                 self.by_packet.remove(&oldest);
             }
-        }
-        // Most clients use few identifiers again and again: do not let stale entries pile up.
-        if self.order.len() > 64 + 2 * self.by_packet.len() {
-            let by_packet = &self.by_packet;
-            self.order.retain(|(id, seq)| by_packet.get(id).is_some_and(|known| known.seq == *seq));
         }
     }
 
@@ -167,6 +201,20 @@ impl Client {
             self.by_packet.get(id).filter(|known| known.seq == *seq).map(|known| (*id, *known))
         })
     }
+}
+
+/// How many each may keep at most so that all together keep `total`: who has less than that keeps all.
+fn fair_share(mut sizes: Vec<usize>, total: usize) -> usize {
+    sizes.sort_unstable();
+    let (mut left, mut others) = (total, sizes.len());
+    for size in sizes {
+        if size > left / others {
+            return left / others;
+        }
+        left -= size;
+        others -= 1;
+    }
+    usize::MAX
 }
 
 /// What identifies the content of a delivery. Stable, as it is kept on disk.
@@ -200,6 +248,10 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
+    fn limits(per_client: usize, kept_per_client: usize, total: usize) -> Limits {
+        Limits { per_client, kept_per_client, total }
+    }
+
     #[test]
     fn the_same_delivery_is_recognised_and_another_is_not() {
         let mut window = Redelivery::default();
@@ -223,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_session_remembers_its_last_deliveries_only() {
-        let mut window = Redelivery::with_limits(10, 100);
+        let mut window = Redelivery::with_limits(limits(10, 10, 100));
         for seq in 1..=25_u64 {
             window.remember("gw", seq as u16, 0, seq);
         }
@@ -243,13 +295,53 @@ mod tests {
 
     #[test]
     fn the_session_that_was_silent_longest_is_forgotten_first() {
-        let mut window = Redelivery::with_limits(10, 30);
+        let mut window = Redelivery::with_limits(limits(10, 10, 30));
         for seq in 1..=40_u64 {
             window.remember(&format!("gw-{}", (seq - 1) / 10), (seq % 10) as u16, 0, seq);
         }
         assert!(window.len() <= 30);
         assert_eq!(window.lookup("gw-0", 1, 0), None);
         assert_eq!(window.lookup("gw-3", 1, 0), Some(31));
+    }
+
+    /// A broker that was stopped in order: see `tests/it/reconnect.rs`.
+    #[test]
+    fn twice_the_receive_maximum_is_remembered_and_an_identifier_of_the_last_round_is_not() {
+        let mut window = Redelivery::default();
+        let twice = 2 * u64::from(RECEIVE_MAXIMUM);
+        let packet_id = |seq: u64| (seq % u64::from(u16::MAX)) as u16 + 1;
+        (1..=100_000).for_each(|seq| window.remember("iot", packet_id(seq), 7, seq));
+        assert!((100_001 - twice..=100_000).all(|seq| window.lookup("iot", packet_id(seq), 7) == Some(seq)));
+        assert_eq!(window.lookup("iot", packet_id(100_001), 7), None, "the next one has the same content");
+    }
+
+    #[test]
+    fn who_has_most_makes_room_and_who_has_little_loses_nothing() {
+        let mut window = Redelivery::with_limits(limits(100, 10, 200));
+        let mut seq = 0;
+        let mut remember = |client: &str, packets: std::ops::Range<u16>| {
+            for packet_id in packets {
+                seq += 1;
+                window.remember(client, packet_id, 0, seq);
+            }
+        };
+        remember("silent", 0..20);
+        remember("one", 0..100);
+        remember("other", 0..81);
+        assert_eq!(window.len(), 180);
+        assert!((0..20).all(|packet_id| window.lookup("silent", packet_id, 0).is_some()));
+        // 80 each.
+        assert_eq!((window.lookup("one", 19, 0), window.lookup("other", 0, 0)), (None, None));
+        assert!((20..100).all(|packet_id| window.lookup("one", packet_id, 0).is_some()));
+        assert!((1..81).all(|packet_id| window.lookup("other", packet_id, 0).is_some()));
+    }
+
+    #[test]
+    fn shares_are_fair() {
+        assert_eq!(fair_share(vec![20, 100, 81], 180), 80);
+        assert_eq!(fair_share(vec![5, 5], 180), usize::MAX);
+        assert_eq!(fair_share(vec![7; 10], 5), 0);
+        assert_eq!(fair_share(vec![], 5), usize::MAX);
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! An external broker that stops and comes back under load.
 
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use iot_tests::load::{Progress, assert_stored_once};
-use iot_tests::{Mosquitto, PATIENCE, Server, pause, python, wait_a_little};
+use iot_tests::{Mosquitto, PATIENCE, Server, external, pause, python, wait_a_little};
 
 use crate::crash::{check_at_the_end, loads, report, start, wait_for_rows, wait_for_subscription};
+
+/// How many readings are piped before the broker is stopped.
+const BURST: u32 = 20_000;
 
 /// Gateways publish at QoS 2 here: with QoS 1 the broker itself takes what was acknowledged into nowhere, and
 /// sent again, for another message.
@@ -39,6 +47,62 @@ fn ingest_comes_back_to_its_broker_and_nothing_is_lost_or_doubled() {
     assert!(broker["reconnects"].as_u64() >= Some(3), "{broker}");
     eprintln!("{broker}");
     report(&sent);
+}
+
+/// As much as its socket holds is acknowledged at once by a process that gets no time in between, and a Mosquitto
+/// that is stopped at that moment delivers more than the receive maximum again. The stream has no `dedup`.
+#[test]
+fn a_broker_that_stops_before_it_has_read_the_acknowledgements_doubles_nothing() {
+    let (Some(mosquitto_pub), Some(mut mosquitto)) = (external("mosquitto_pub"), Mosquitto::start()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), &["--broker", &mosquitto.url()]);
+    wait_for_subscription(&server);
+    for round in 0..5 {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    signal(&server, "-STOP");
+                    pause(Duration::from_millis(250));
+                    signal(&server, "-CONT");
+                    pause(Duration::from_millis(30));
+                }
+            });
+            pipe(&mosquitto_pub, mosquitto.port, round * BURST..(round + 1) * BURST);
+            mosquitto.stop();
+            done.store(true, Ordering::Relaxed);
+        });
+        mosquitto.start_again();
+        pause(Duration::from_millis(500));
+    }
+    wait_for_count(&server, "SELECT count(DISTINCT n) FROM readings", i64::from(5 * BURST));
+    // A copy that is still on its way would come now.
+    pause(Duration::from_millis(500));
+    let doubled =
+        server.number("SELECT count(*) FROM (SELECT n FROM readings GROUP BY n HAVING count(*) > 1)");
+    assert_eq!(doubled, 0, "{}", server.status());
+    eprintln!("{} deliveries again", server.status()["ingest"]["redelivered"]);
+}
+
+fn signal(server: &Server, name: &str) {
+    let _ = Command::new("kill").args([name, &server.pid().to_string()]).status();
+}
+
+/// Publishes numbered readings at QoS 1 as fast as `mosquitto_pub` does it, and waits until the broker has them.
+fn pipe(mosquitto_pub: &Path, port: u16, numbers: Range<u32>) {
+    let mut client = Command::new(mosquitto_pub)
+        .args(["-p", &port.to_string(), "-V", "mqttv5", "-q", "1", "-l", "-t", "devices/piped-1/telemetry"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("mosquitto_pub starts");
+    let lines: String = numbers
+        .map(|n| format!("{{\"source\":\"piped\",\"n\":{n},\"temperature\":20,\"ts\":1760000000000}}\n"))
+        .collect();
+    // Dropped, the pipe ends.
+    client.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("it reads");
+    assert!(client.wait().expect("it ends").success());
 }
 
 fn wait_for_readiness(server: &Server, ready: bool) {

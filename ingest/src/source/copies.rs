@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use ahash::HashMap;
 
-use crate::redelivery::MAX_PER_CLIENT;
+use crate::redelivery::RECEIVE_MAXIMUM;
 
 /// What is known of the copies of one session.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Default for Copies {
             order: VecDeque::new(),
             next: 0,
             // A copy comes close behind the first one; as many as can be in flight is more than enough.
-            max_expected: MAX_PER_CLIENT,
+            max_expected: usize::from(RECEIVE_MAXIMUM),
             left_out: HashMap::default(),
         }
     }
