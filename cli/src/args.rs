@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use iot_ingest::source::address::BrokerUrl;
-use iot_ingest::source::external::Remote;
+use iot_ingest::source::remote::Remote;
 use iot_ingest::source::secret::Secret;
 use iot_ingest::source::tls::ClientTls;
 

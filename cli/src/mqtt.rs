@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use iot_ingest::source::external::Remote;
+use iot_ingest::source::remote::Remote;
 use rand::RngExt;
 use rumqttc::{
     AsyncClient, Broker, ClientError, ConnectionError, Event, EventLoop, MqttOptions, Packet,

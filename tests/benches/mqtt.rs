@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use iot_tests::{Mosquitto, Server, pause};
+use iot_tests::{Mosquitto, Server, pause, workspace};
 
 /// Readings of a message, and messages of a round.
 const SHAPES: [(usize, usize); 2] = [(1, 200_000), (50, 40_000)];
@@ -63,6 +63,7 @@ struct Round {
 type Run = fn(usize, usize) -> Option<Round>;
 
 fn compare() {
+    build_iotctl();
     println!(
         "readings/message   taker                 messages/s   readings/s   CPU-s: publishers, broker, taker"
     );
@@ -90,6 +91,21 @@ fn compare() {
             );
         }
     }
+}
+
+/// Builds `iotctl` as this was built: `cargo bench --bench mqtt` builds the bench alone, and would measure what was there before.
+fn build_iotctl() {
+    // Run by hand, it takes what lies beside it.
+    let Some(cargo) = std::env::var_os("CARGO") else { return };
+    let this = std::env::current_exe().expect("a bench has a path");
+    let target_dir = this.ancestors().nth(3).expect("benches lie in target/<profile>/deps");
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--bin", "iotctl", "--profile", profile, "--target-dir"])
+        .arg(target_dir)
+        .current_dir(workspace())
+        .status();
+    assert!(built.expect("cargo starts").success(), "`iotctl` could not be built");
 }
 
 /// A subscriber that counts, and acknowledges at once.

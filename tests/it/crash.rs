@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// A stream, a view whose batches run often, and a rule on each: so that crashes meet seals, batch commits,
 /// checkpoints and trims of the log.
-const CATALOG: &str = r#"
+pub(crate) const CATALOG: &str = r#"
 kind: stream
 name: readings
 topics: ["devices/{device_id}/telemetry"]

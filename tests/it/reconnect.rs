@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use iot_tests::load::{Progress, assert_stored_once};
 use iot_tests::{Mosquitto, PATIENCE, Server, external, pause, python, wait_a_little};
+use serde_json::json;
 
-use crate::crash::{check_at_the_end, loads, report, start, wait_for_rows, wait_for_subscription};
+use crate::crash::{CATALOG, check_at_the_end, loads, report, start, wait_for_rows, wait_for_subscription};
 
 /// How many readings are piped before the broker is stopped.
 const BURST: u32 = 20_000;
@@ -70,7 +71,7 @@ fn a_broker_that_stops_before_it_has_read_the_acknowledgements_doubles_nothing()
                     pause(Duration::from_millis(30));
                 }
             });
-            pipe(&mosquitto_pub, mosquitto.port, round * BURST..(round + 1) * BURST);
+            pipe(&mosquitto_pub, mosquitto.port, "piped", round * BURST..(round + 1) * BURST);
             mosquitto.stop();
             done.store(true, Ordering::Relaxed);
         });
@@ -86,19 +87,55 @@ fn a_broker_that_stops_before_it_has_read_the_acknowledgements_doubles_nothing()
     eprintln!("{} deliveries again", server.status()["ingest"]["redelivered"]);
 }
 
+/// What several connections get by topic is in order, and what they share is not; a killed process changes nothing in that.
+#[test]
+fn topics_on_several_connections_keep_the_order_of_a_device() {
+    let (Some(mosquitto_pub), Some(mosquitto)) = (external("mosquitto_pub"), Mosquitto::start()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = mosquitto.url();
+    let settings = format!(
+        "broker: {{url: \"{url}\", connections: 2, distribution: topics, topics: [\"devices/a/#\", \"devices/b/#\"]}}\n"
+    );
+    let mut server = Server::with_catalog(dir.path(), &settings, CATALOG, &[]);
+    wait_for_subscription(&server);
+    assert_eq!(server.status()["broker"]["connections"], 2);
+    for round in 0..2 {
+        server = std::thread::scope(|scope| {
+            for device in ["a", "b", "c"] {
+                let (program, port) = (&mosquitto_pub, mosquitto.port);
+                scope.spawn(move || pipe(program, port, device, round * BURST..(round + 1) * BURST));
+            }
+            pause(Duration::from_millis(300));
+            server.kill_and_restart()
+        });
+    }
+    wait_for_count(&server, "SELECT count(*) FROM readings", i64::from(2 * 2 * BURST));
+    pause(Duration::from_millis(500));
+    let rows = server.query(
+        "SELECT device_id, count(*) AS c, count(DISTINCT n) AS d, count(*) FILTER (WHERE n < before) AS swapped
+         FROM (SELECT device_id, n, lag(n) OVER (PARTITION BY device_id ORDER BY _seq, _index) AS before FROM readings)
+         GROUP BY 1 ORDER BY 1",
+    );
+    let all = |device| json!({"device_id": device, "c": 2 * BURST, "d": 2 * BURST, "swapped": 0});
+    assert_eq!(rows, [all("a"), all("b")], "nobody subscribes to the topics of c");
+}
+
 fn signal(server: &Server, name: &str) {
     let _ = Command::new("kill").args([name, &server.pid().to_string()]).status();
 }
 
 /// Publishes numbered readings at QoS 1 as fast as `mosquitto_pub` does it, and waits until the broker has them.
-fn pipe(mosquitto_pub: &Path, port: u16, numbers: Range<u32>) {
+fn pipe(mosquitto_pub: &Path, port: u16, device: &str, numbers: Range<u32>) {
+    let topic = format!("devices/{device}/telemetry");
     let mut client = Command::new(mosquitto_pub)
-        .args(["-p", &port.to_string(), "-V", "mqttv5", "-q", "1", "-l", "-t", "devices/piped-1/telemetry"])
+        .args(["-p", &port.to_string(), "-V", "mqttv5", "-q", "1", "-l", "-t", &topic])
         .stdin(Stdio::piped())
         .spawn()
         .expect("mosquitto_pub starts");
     let lines: String = numbers
-        .map(|n| format!("{{\"source\":\"piped\",\"n\":{n},\"temperature\":20,\"ts\":1760000000000}}\n"))
+        .map(|n| format!("{{\"source\":\"{device}\",\"n\":{n},\"temperature\":20,\"ts\":1760000000000}}\n"))
         .collect();
     // Dropped, the pipe ends.
     client.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("it reads");

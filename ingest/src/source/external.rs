@@ -13,9 +13,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, PublishProperties};
-use rumqttc::{
-    AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions, TlsConfiguration,
-};
+use rumqttc::{AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -31,10 +29,9 @@ use crate::redelivery::RECEIVE_MAXIMUM;
 use super::address::BrokerUrl;
 use super::filters_file::FiltersFile;
 use super::host::{Host, HostLink};
-use super::secret::Secret;
+use super::remote::{OWN_GROUP, Remote};
 use super::session::EmptySession;
 use super::subscriptions::Subscriptions;
-use super::tls::ClientTls;
 
 /// Deliveries and acknowledgements that may wait between the tasks: more than can be in flight. How many can be is the
 /// lever for the durable rate of one connection.
@@ -49,93 +46,6 @@ const OUTGOING_INFLIGHT: u16 = 16;
 const REQUEST_BATCH: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
-
-/// A broker, and how to get in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remote {
-    /// Where it is. A user and a password in it are used unless the fields below say otherwise.
-    pub url: BrokerUrl,
-    /// Names the session that the broker keeps: it must be the same after a restart.
-    pub client_id: String,
-    /// The user name.
-    pub user: Option<String>,
-    /// The password.
-    pub password: Option<Secret>,
-    /// Certificates, for `mqtts://`.
-    pub tls: ClientTls,
-    /// How many connections share the load, if more than one: each is a session of its own, named after the first.
-    ///
-    /// They help where a broker limits what may be unacknowledged per session. Which of them gets a message is the
-    /// broker's choice: one that deals by topic keeps the messages of a device in order, one that deals in turn
-    /// does not.
-    pub connections: usize,
-    /// Who shares the load: everybody who subscribes as `$share/GROUP/...`, on this node and on others. `None`, with one
-    /// connection, does not share.
-    pub share: Option<String>,
-    /// The filters that this node subscribes to, instead of those of its streams: its part of the topics.
-    pub topics: Vec<String>,
-}
-
-/// The group of several connections that are not told to share with others.
-const OWN_GROUP: &str = "iotctl";
-/// More connections than that are of no use to one process.
-pub const MAX_CONNECTIONS: usize = 64;
-
-impl Remote {
-    /// A broker that needs no more than what the address says.
-    pub fn new(url: BrokerUrl, client_id: impl Into<String>) -> Self {
-        Self {
-            url,
-            client_id: client_id.into(),
-            user: None,
-            password: None,
-            tls: ClientTls::default(),
-            connections: 1,
-            share: None,
-            topics: Vec::new(),
-        }
-    }
-
-    /// The group in which the load is shared, if it is.
-    fn group(&self) -> Option<String> {
-        let own = || (self.connections > 1).then(|| OWN_GROUP.to_owned());
-        self.share.clone().or_else(own)
-    }
-
-    fn check(&self) -> Result<()> {
-        if !(1..=MAX_CONNECTIONS).contains(&self.connections) {
-            return Err(Error::invalid(format!(
-                "{} connections to the broker; give 1 to {MAX_CONNECTIONS}",
-                self.connections
-            )));
-        }
-        match &self.share {
-            Some(group) if group.is_empty() || group.contains(['/', '+', '#']) => Err(Error::invalid(
-                format!("`{group}` cannot name a shared subscription; leave `/`, `+` and `#` out"),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// The user and the password, if there are any.
-    pub fn credentials(&self) -> Option<(&str, &str)> {
-        let user = self.user.as_deref().or(self.url.user.as_deref())?;
-        let password = self.password.as_ref().or(self.url.password.as_ref());
-        Some((user, password.map_or("", Secret::expose)))
-    }
-
-    /// What TLS needs, if it is spoken.
-    pub fn tls_configuration(&self) -> Result<Option<TlsConfiguration>> {
-        match (self.url.tls, self.tls.is_set()) {
-            (true, _) => Ok(Some(TlsConfiguration::Rustls(self.tls.load()?))),
-            (false, true) => Err(Error::invalid(format!(
-                "the broker `{}` is reached without TLS, so certificates are of no use; write mqtts://",
-                self.url
-            ))),
-            (false, false) => Ok(None),
-        }
-    }
-}
 
 /// How the subscription is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -178,11 +88,7 @@ impl Subscriber {
         let stop = CancellationToken::new();
         let (mut states, mut subscriptions, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         for number in 1..=remote.connections {
-            let client_id = match number {
-                1 => remote.client_id.clone(),
-                _ => format!("{}-{number}", remote.client_id),
-            };
-            let Session { link, taker, delivered } = Session::new(remote, client_id, ingest.clone())?;
+            let Session { link, taker, delivered } = Session::new(remote, number, ingest.clone())?;
             states.push(link.state.clone());
             subscriptions.push(link.subscriptions.clone());
             tasks.push(tokio::spawn(link.subscriptions.clone().keep(stop.clone())));
@@ -240,7 +146,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(remote: &Remote, client_id: String, ingest: Arc<Ingest>) -> Result<Self> {
+    fn new(remote: &Remote, number: usize, ingest: Arc<Ingest>) -> Result<Self> {
+        let client_id = remote.session(number);
         let mut options = options(remote, &client_id)?;
         options
             .set_clean_start(false)
@@ -269,7 +176,7 @@ impl Session {
         let subscriptions = Arc::new(Subscriptions::new(
             client.clone(),
             filters,
-            remote.topics.clone(),
+            remote.topics_of(number),
             group,
             OWN_GROUP,
             file,

@@ -238,7 +238,7 @@ fn sharers(filter: &str) -> (&str, &str) {
 }
 
 /// Whether there are topics that both match.
-fn overlap(one: &str, other: &str) -> bool {
+pub(super) fn overlap(one: &str, other: &str) -> bool {
     if is_wild_at_first(one) && other.starts_with('$') || is_wild_at_first(other) && one.starts_with('$') {
         return false;
     }

@@ -20,7 +20,8 @@ use iot_schemas::{Error, Result};
 use crate::decode::{Rebirth, rebirth_command};
 use crate::pipeline::Ingest;
 
-use super::external::{Remote, jittered, options};
+use super::external::{jittered, options};
+use super::remote::Remote;
 
 /// Messages that may wait for the connection: they are few.
 const CHANNEL: usize = 256;

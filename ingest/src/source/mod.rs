@@ -15,6 +15,7 @@ mod filters;
 mod filters_file;
 mod host;
 mod listener;
+pub mod remote;
 mod retained;
 mod scanner;
 pub mod secret;

@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::source::MqttBroker;
 use crate::source::embedded::{Broker, BrokerOptions, Door};
-use crate::source::external::{Remote, Subscriber};
+use crate::source::external::Subscriber;
+use crate::source::remote::Remote;
 use crate::tests::{EVENTS, World, start};
 
 /// A v3.1.1 client that says exactly what it is told.

@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use iot_ingest::source::access::Access;
 use iot_ingest::source::embedded::{Door, Transport};
-use iot_ingest::source::external::{MAX_CONNECTIONS, Remote};
+use iot_ingest::source::remote::{Distribution, MAX_CONNECTIONS, Remote};
 use iot_ingest::source::secret::Secret;
 use iot_ingest::source::tls::{ClientTls, ServerTls};
 use serde::Deserialize;
@@ -81,6 +81,9 @@ pub(super) struct BrokerConfig {
     /// How many connections share the load.
     #[serde(default)]
     connections: Option<usize>,
+    /// How they share it.
+    #[serde(default)]
+    distribution: Distribution,
     /// The group of the shared subscription, for nodes that share the load.
     #[serde(default)]
     share: Option<String>,
@@ -146,6 +149,7 @@ fn external(args: &MqttServerArgs, config: Option<BrokerConfig>, node: &str) -> 
             password: config.password_file.as_deref().map(Secret::from_file).transpose()?,
             tls: config.tls,
             connections: config.connections.unwrap_or(1),
+            distribution: config.distribution,
             share: config.share,
             topics: config.topics,
             ..Remote::new(config.url.0.url()?, config.client_id.unwrap_or(default_id))
