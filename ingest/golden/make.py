@@ -102,17 +102,15 @@ def msgpack_files():
 
 
 def senml():
-    # The multiple-data-points example of RFC 8428, section 6.
-    pack = [
-        {-2: "urn:dev:ow:10e2073a0108006:", -3: 1276020076.001, -4: "A", -1: 10, 0: "voltage", 1: "V", 2: 120.1},
-        {0: "current", 6: -5, 2: 1.2},
-        {0: "current", 6: -4, 2: 1.3},
-        {0: "current", 6: -3, 2: 1.4},
-        {0: "current", 6: -2, 2: 1.5},
-        {0: "current", 6: -1, 2: 1.6},
-        {0: "current", 2: 1.7},
-    ]
-    write("senml_cbor/rfc_8428_section_6.cbor", cbor2.dumps(pack))
+    # The dump of RFC 8428, section 6, byte by byte.
+    pack = bytes.fromhex(
+        "87a721781b75726e3a6465763a6f773a3130653230373361303130383030363a22fb41d303a15b001062236141200500"
+        "67766f6c7461676501615602fb405e066666666666a3006763757272656e74062402fb3ff3333333333333a300676375"
+        "7272656e74062302fb3ff4cccccccccccda3006763757272656e74062202fb3ff6666666666666a3006763757272656e"
+        "74062102f93e00a3006763757272656e74062002fb3ff999999999999aa3006763757272656e74060002fb3ffb333333"
+        "333333"
+    )
+    write("senml_cbor/rfc_8428_section_6.cbor", pack)
     write("senml_cbor/all_values.cbor", cbor2.dumps([
         {-2: "dev-1:", -3: 1700000000, -5: 20, -6: 100, 0: "level", 2: 1.5, 5: 7, 7: 30},
         {0: "open", 4: True}, {0: "label", 3: "A 1"}, {0: "blob", 8: b"\x00\xff\x10"}, {"x": [1, {2: 3}], 0: "n", 2: 1},
@@ -120,7 +118,7 @@ def senml():
     write("senml_cbor/decimal_fraction.cbor", cbor2.dumps([{-2: "dev-1:", 0: "t", 2: cbor2.CBORTag(4, [-1, 215])}]))
     write("senml_cbor/dead_map.cbor", cbor2.dumps({0: "a", 2: 1}))
     write("senml_cbor/dead_element.cbor", cbor2.dumps([5]))
-    write("senml_cbor/dead_cut.cbor", cbor2.dumps(pack)[:-1])
+    write("senml_cbor/dead_cut.cbor", pack[:-1])
     write("senml_cbor/dead_type.cbor", cbor2.dumps([{-2: "d", 2: "warm"}]))
     write("senml_cbor/dead_mandatory.cbor", cbor2.dumps([{-2: "d", "must_": 1, 2: 1}]))
     write("senml_cbor/dead_version.cbor", cbor2.dumps([{-2: "d", -1: 11, 2: 1}]))

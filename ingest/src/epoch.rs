@@ -27,7 +27,7 @@ use crate::decode::StreamDecoder;
 use crate::dedup::{DedupRule, KeyWindow};
 use crate::group::{DecodedGroup, Group, GroupDecoder, Lane};
 use crate::pipeline::closed;
-use crate::redelivery::fingerprint;
+use crate::redelivery::fingerprint_of_cut;
 use crate::stats::{Counters, add};
 use crate::stream::Stream;
 use crate::wal::record::records;
@@ -35,6 +35,10 @@ use crate::wal::writer::Wal;
 
 /// No epoch becomes larger, whatever the settings: its rows are put together in one piece.
 const MAX_EPOCH_BYTES: u64 = 1 << 30;
+/// Epochs that may wait for the sealer, besides those that are full.
+const EPOCHS_IN_FLIGHT: usize = 16;
+/// More full epochs do not wait, however small they are by the settings.
+const MAX_FULL_EPOCHS: u64 = 4_096;
 /// How often the thread looks at the clock when nothing arrives.
 const IDLE_CHECK: Duration = Duration::from_millis(50);
 /// How long nothing is decoded while a definition is exchanged: one seal of little, or the change is refused.
@@ -113,6 +117,8 @@ pub(crate) struct EpochThread {
     /// Where tables are read from while the log waits.
     runtime: Handle,
     open: Open,
+    /// Who wants what is open to be sealed.
+    asked: Vec<oneshot::Sender<Frontier>>,
     last: Seq,
 }
 
@@ -128,7 +134,19 @@ impl EpochThread {
         sealer: mpsc::Sender<Epoch>,
     ) -> Self {
         let (open, runtime) = (Open::default(), Handle::current());
-        Self { config, clock, counters, groups, dead, speed, sealer, runtime, open, last: 0 }
+        Self {
+            config,
+            clock,
+            counters,
+            groups,
+            dead,
+            speed,
+            sealer,
+            runtime,
+            open,
+            asked: Vec::new(),
+            last: 0,
+        }
     }
 
     /// Takes the log's frames after `after`, as if they had just been written, and completes the re-delivery
@@ -161,10 +179,17 @@ impl EpochThread {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.is_old() {
-                self.close(None, Vec::new());
+            if self.is_due() {
+                self.close(None);
             }
         }
+    }
+
+    /// Whether the epoch is to end although it is not full. While the store is down epochs wait: then this one grows, so that
+    /// those that are full find room and nobody waits for the sealer.
+    fn is_due(&self) -> bool {
+        let is_wanted = self.is_old() || !self.asked.is_empty();
+        is_wanted && self.sealer.capacity() > full_epochs(&self.config)
     }
 
     fn group(&mut self, group: Group) {
@@ -180,7 +205,7 @@ impl EpochThread {
         let event = LogGroup { node, first_seq, last_seq, batches, statuses, replayed };
         self.tell_speed(LineEvent::Group(event));
         if self.open.bytes >= self.config.seal_bytes.min(MAX_EPOCH_BYTES) as i64 {
-            self.close(None, Vec::new());
+            self.close(None);
         }
     }
 
@@ -221,9 +246,10 @@ impl EpochThread {
         self.open.since.is_some_and(|since| self.clock.now_micros().saturating_sub(since) >= age)
     }
 
-    /// Ends the epoch, if there is something in it, and sends it off. All tables are to record its end if it is for a
+    /// Ends the epoch and sends it off; whoever asked for it will be told. All tables are to record its end if it is for a
     /// `change`, that of a new stream too.
-    fn close(&mut self, change: Option<&NewDefinition>, sealed: Vec<oneshot::Sender<Frontier>>) {
+    fn close(&mut self, change: Option<&NewDefinition>) {
+        let sealed = std::mem::take(&mut self.asked);
         let node = self.config.node.clone();
         let announced = self.open.since.is_some();
         if announced {
@@ -248,10 +274,11 @@ impl EpochThread {
         match control {
             Control::Put(new) => self.put(*new),
             Control::Remove { name, sealed } => {
-                self.close(None, vec![sealed]);
+                self.asked.push(sealed);
+                self.close(None);
                 self.groups.remove(&name);
             }
-            Control::Seal { sealed } => self.close(None, vec![sealed]),
+            Control::Seal { sealed } => self.asked.push(sealed),
         }
     }
 
@@ -289,9 +316,13 @@ impl EpochThread {
 
     /// Waits until the tables have everything that was decoded so far, and record that a definition ends here.
     fn seal_before(&mut self, new: &NewDefinition) -> Result<()> {
-        let (sealed, answer) = oneshot::channel();
-        self.close(Some(new), vec![sealed]);
         let wait = EXCHANGE_WAIT.min(self.config.change_wait);
+        if self.sealer.capacity() == 0 {
+            return Err(not_sealed_in_time(&new.def.name, wait));
+        }
+        let (sealed, answer) = oneshot::channel();
+        self.asked.push(sealed);
+        self.close(Some(new));
         let answer = async { tokio::time::timeout(wait, answer).await };
         match self.runtime.block_on(answer) {
             Ok(Ok(_)) => Ok(()),
@@ -338,6 +369,16 @@ impl EpochThread {
     }
 }
 
+/// How many full epochs there can be before nothing more is taken in.
+fn full_epochs(config: &IngestConfig) -> usize {
+    (config.max_unsealed_bytes / config.seal_bytes.max(1) + 1).min(MAX_FULL_EPOCHS) as usize
+}
+
+/// A queue for epochs on their way to the sealer, with room for all that can wait.
+pub(crate) fn epoch_queue(config: &IngestConfig) -> (mpsc::Sender<Epoch>, mpsc::Receiver<Epoch>) {
+    mpsc::channel(EPOCHS_IN_FLIGHT + full_epochs(config))
+}
+
 /// A change that the store stands in the way of.
 pub(crate) fn not_sealed_in_time(stream: &str, waited: Duration) -> Error {
     let why = format!(
@@ -350,9 +391,9 @@ pub(crate) fn not_sealed_in_time(stream: &str, waited: Duration) -> Error {
 /// Puts the deliveries of a group into the window.
 fn remember(wal: &mut Wal, first: Seq, body: &[u8]) {
     for (record, seq) in records(body).into_iter().flatten().zip(first..) {
-        // A cut payload has lost what it would be recognised by.
-        if let (Some(delivery), None) = (record.delivery, record.cut_from) {
-            let print = fingerprint(record.topic, record.payload);
+        if let Some(delivery) = record.delivery {
+            let length = record.cut_from.unwrap_or(record.payload.len() as u64);
+            let print = fingerprint_of_cut(record.topic, record.payload, length);
             wal.remember(delivery.client, delivery.packet_id, print, seq);
         }
     }

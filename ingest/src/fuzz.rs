@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use iot_schemas::catalog::{Definition, Format, parse};
 use iot_schemas::layout::raw_schema;
 
-use crate::decode::{Captures, Origin, StreamDecoder};
+use crate::decode::{Captures, Origin, StreamDecoder, is_defect};
 
 /// Ways in which a stream can be defined; each has its own paths through the decoders.
 const VARIANTS: [&str; 3] = [
@@ -38,7 +38,7 @@ impl Target {
         let mut definitions: Vec<String> =
             VARIANTS.iter().map(|variant| format!("{head}{variant}")).collect();
         let first = definitions[0].clone();
-        if ["json", "cbor", "msgpack"].contains(&format) {
+        if ["json", "json_lines", "auto", "cbor", "msgpack"].contains(&format) {
             definitions.push(format!("{first}rows: a.rows\n"));
         }
         if format == Format::Csv.word() {
@@ -51,12 +51,15 @@ impl Target {
     /// Decodes a payload in all ways.
     ///
     /// # Panics
-    /// If a decoder keeps more memory or has more columns than it may.
+    /// If a decoder fails, keeps more memory or has more columns than it may.
     pub fn feed(&mut self, payload: &[u8]) {
         self.fed += 1;
         for (decoder, captures) in &mut self.decoders {
             let origin = Origin::plain("d/x", captures, 1_700_000_000_000_000, self.fed);
-            self.good += u64::from(decoder.decode(payload, origin).is_ok());
+            match decoder.decode(payload, origin) {
+                Ok(_) => self.good += 1,
+                Err(reason) => assert!(!is_defect(&reason), "{reason}"),
+            }
             decoder.check_bounds(MAX_KEPT_BYTES);
         }
         if self.fed.is_multiple_of(PER_ROUND) {

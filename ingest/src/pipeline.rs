@@ -29,7 +29,7 @@ use crate::config::IngestConfig;
 use crate::dead_letter::DEAD;
 use crate::decode::{NodeStatus, Nodes, Rebirth, StreamDecoder};
 use crate::dedup::{DedupRule, KeyWindow};
-use crate::epoch::{Control, EpochThread, NewDefinition, not_sealed_in_time};
+use crate::epoch::{Control, EpochThread, NewDefinition, epoch_queue, not_sealed_in_time};
 use crate::group::{GroupDecoder, Lane};
 use crate::left_out::{LeftOutEntry, LeftOutReason};
 use crate::pressure::Policies;
@@ -44,8 +44,6 @@ use crate::wal::{sparkplug_file, window_file};
 
 /// Groups that may wait for the decoder; each is at most a group's bytes large.
 const GROUPS_IN_FLIGHT: usize = 4;
-/// Epochs that may wait for the sealer. Their size is limited by the unsealed bytes.
-const EPOCHS_IN_FLIGHT: usize = 16;
 /// Requests for a rebirth that may wait to be published. Those beyond it are made again later.
 const REBIRTHS_IN_FLIGHT: usize = 256;
 /// How long a shutdown waits for the last seal. What is not sealed by then is replayed at the next start.
@@ -195,7 +193,7 @@ impl Ingest {
     pub async fn start(self: &Arc<Self>, speed: mpsc::Sender<LineEvent>) -> Result<()> {
         let parts = self.parts.lock().take();
         let mut parts = parts.ok_or_else(|| Error::invalid("ingest was started already"))?;
-        let (epochs, epochs_out) = mpsc::channel(EPOCHS_IN_FLIGHT);
+        let (epochs, epochs_out) = epoch_queue(&self.config);
         let (work, work_out) = sync_channel(GROUPS_IN_FLIGHT);
         let known =
             parts.lanes.iter().filter_map(|lane| lane.decoder.nodes()).map(|nodes| nodes.lock().applied());
@@ -429,7 +427,6 @@ impl Ingest {
             Err(_) => tracing::warn!("the last seal takes too long, the log keeps the events"),
         }
         self.gate.close();
-        _ = self.input.send(Input::Stop).await;
         let ended = self.end_threads(running);
         if tokio::time::timeout(LAST_SEAL, ended).await.is_err() {
             tracing::warn!("ingest did not end in time; the log keeps the events");
@@ -441,6 +438,7 @@ impl Ingest {
         if self.counters.seal_trouble.lock().is_some() {
             running.sealer.abort();
         }
+        _ = self.input.send(Input::Stop).await;
         for thread in running.threads {
             _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }

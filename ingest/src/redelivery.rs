@@ -106,7 +106,7 @@ impl Redelivery {
         let target = self.limits.total - self.limits.total / 10;
         let sizes = self.clients.values().map(|client| client.by_packet.len()).collect();
         let share = fair_share(sizes, target).max(self.limits.kept_per_client);
-        self.clients.values_mut().for_each(|client| client.keep_newest(share));
+        self.clients.values_mut().for_each(|client| client.cut(share));
         self.entries = self.clients.values().map(|client| client.by_packet.len()).sum();
         if self.entries > target {
             self.forget_silent_clients(target);
@@ -187,6 +187,15 @@ impl Client {
         }
     }
 
+    /// Keeps the newest, and no room for more.
+    fn cut(&mut self, limit: usize) {
+        if self.by_packet.len() > limit {
+            self.keep_newest(limit);
+            self.by_packet.shrink_to_fit();
+            self.order.shrink_to_fit();
+        }
+    }
+
     fn keep_newest(&mut self, limit: usize) {
         while self.by_packet.len() > limit {
             let Some((oldest, seq)) = self.order.pop_front() else { break };
@@ -217,13 +226,18 @@ fn fair_share(mut sizes: Vec<usize>, total: usize) -> usize {
     usize::MAX
 }
 
-/// What identifies the content of a delivery. Stable, as it is kept on disk.
+/// What identifies the content of a delivery.
 pub(crate) fn fingerprint(topic: &str, payload: &[u8]) -> u64 {
+    fingerprint_of_cut(topic, payload, payload.len() as u64)
+}
+
+/// What identifies the content of a delivery of which `payload` is kept, of `length` bytes. Stable, as it is kept on disk.
+pub(crate) fn fingerprint_of_cut(topic: &str, payload: &[u8], length: u64) -> u64 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(topic.as_bytes());
     crc.update(&[0]);
     crc.update(payload);
-    (u64::from(crc.finalize()) << 32) | (payload.len() as u64 & 0xffff_ffff)
+    (u64::from(crc.finalize()) << 32) | (length & 0xffff_ffff)
 }
 
 struct Reader<'a>(&'a [u8]);

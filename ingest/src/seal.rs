@@ -29,7 +29,7 @@ use crate::wal::sparkplug_file;
 use crate::wal::writer::{Gate, Wal};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const LAST_RETRY: Duration = Duration::from_secs(10);
 
 /// Seals epochs one after the other.
 #[derive(Debug)]

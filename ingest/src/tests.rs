@@ -324,6 +324,22 @@ async fn a_copy_is_recognised_at_once_after_a_crash_and_after_the_log_was_trimme
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_what_is_too_large_to_keep_is_recognised_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let large = " ".repeat(5 << 20);
+    let world = start(dir.path(), &[EVENTS]).await;
+    let taken = world.ingest.submit(delivery(1, false, &large)).await;
+    assert_eq!(taken.expect("it is taken"), Receipt::Stored(1));
+    world.crash().await;
+
+    let world = start(dir.path(), &[EVENTS]).await;
+    let taken = world.ingest.submit(delivery(1, true, &large)).await;
+    assert_eq!(taken.expect("it is taken"), Receipt::Redelivered(1));
+    let longer = world.ingest.submit(delivery(1, true, &(large + " "))).await;
+    assert_eq!(longer.expect("it is taken"), Receipt::Stored(2), "another one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_come_and_go_between_messages() {
     let dir = tempfile::tempdir().expect("a directory");
     let world = start(dir.path(), &[EVENTS]).await;

@@ -28,6 +28,23 @@ pub fn create_dirs(dir: &Path) -> io::Result<()> {
     std::iter::once(dir).chain(missing).try_for_each(sync_entry)
 }
 
+/// What is left free on a disk for what must be written before something can be deleted, if it has more than twenty times as
+/// much.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Fails if less than the reserve is free on the disk of `path`: 64 MiB, or a twentieth of a small disk. Where that cannot be told
+/// there is no reserve. Costs a system call.
+pub fn check_reserve(path: &Path) -> io::Result<()> {
+    let Ok(disk) = rustix::fs::statvfs(path) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let reserve = RESERVE_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 20);
+    if free >= reserve {
+        return Ok(());
+    }
+    let why = format!("{} KiB are free and {} KiB are left as a reserve", free >> 10, reserve >> 10);
+    Err(io::Error::new(io::ErrorKind::StorageFull, why))
+}
+
 /// The ancestors of a relative path end with an empty one.
 fn is_there(dir: &Path) -> bool {
     dir.as_os_str().is_empty() || dir.exists()
@@ -36,6 +53,13 @@ fn is_there(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_with_room_has_its_reserve_and_one_that_is_absent_has_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        check_reserve(dir.path()).expect("tests need room");
+        check_reserve(&dir.path().join("absent")).expect("nothing is known");
+    }
 
     #[test]
     fn directories_are_made_with_those_above_them_and_again() {

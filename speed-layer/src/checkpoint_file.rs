@@ -36,9 +36,9 @@ pub(crate) fn save(path: &Path, saved: &Saved) -> Result<()> {
 
 /// Writes `value` as JSON under the first line `head` and a checksum, so that it is there whole or not at all.
 pub(crate) fn write_checked(path: &Path, head: &str, value: &impl Serialize) -> Result<()> {
+    let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         let body = serde_json::to_vec(value)?;
-        let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary)?;
         writeln!(file, "{head} {:08x}", crc32fast::hash(&body))?;
         file.write_all(&body)?;
@@ -46,7 +46,11 @@ pub(crate) fn write_checked(path: &Path, head: &str, value: &impl Serialize) -> 
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().map_err(|e| iot_schemas::Error::io(format!("writing {}", path.display()), e).into())
+    write().map_err(|e| {
+        // On a full disk what was written of it would take up the last room.
+        let _ = fs::remove_file(&temporary);
+        iot_schemas::Error::io(format!("writing {}", path.display()), e).into()
+    })
 }
 
 /// Reads the file; `None` if there is none that can be used.

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iot_tests::load::{Load, Progress};
@@ -93,6 +94,63 @@ fn a_kill_right_after_a_change_of_topics_loses_nothing_that_came_before() {
     }
     let first = server.number("SELECT count(*) FROM events");
     assert_eq!(first, 4, "the stream that everybody begins with had them before there were others");
+}
+
+/// The log has a small disk of its own and fills it while the store is down. Nobody makes room.
+#[test]
+fn a_log_that_has_filled_its_disk_frees_it_by_itself() {
+    const MIB: u64 = 1 << 20;
+    let disk = Disk::of(32);
+    if !disk.can_be_filled() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("data")).expect("made");
+    std::os::unix::fs::symlink(disk.path(), dir.path().join("data/wal")).expect("linked");
+    let down = dir.path().join("DOWN");
+    let outage = format!("outage={}", down.display());
+    let settings = "ingest: {seal_age: 200ms, segment_bytes: 1048576}\n";
+    let server = Server::with_catalog(dir.path(), settings, CATALOG, &["--store-faults", &outage]);
+    std::fs::write(&down, "").expect("written");
+    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let n = written.load(Ordering::Relaxed) + 1;
+                let is_nearly_full = server.status()["ingest"]["log_bytes"].as_u64() > Some(29 * MIB);
+                let text = "x".repeat(if is_nearly_full { 4_000 } else { 500_000 });
+                let line = format!(
+                    r#"{{"device_id":"d","source":"{text}","n":{n},"temperature":20,"ts":1760000000000}}"#
+                );
+                server.write("readings", &line);
+                written.store(n, Ordering::Relaxed);
+            }
+        });
+        wait_for_answer(&server, "reserve");
+        std::fs::remove_file(&down).expect("removed");
+        wait_for_readiness(&server, true, "the store is there again");
+        let before = written.load(Ordering::Relaxed);
+        while written.load(Ordering::Relaxed) < before + 10 {
+            wait_a_little();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let written = written.into_inner();
+    wait_for_number(&server, written, "SELECT count(DISTINCT n) FROM readings");
+    assert_eq!(server.number("SELECT count(*) FROM readings") as u64, written);
+    assert_eq!(server.verify(), 0, "differences at the end");
+}
+
+fn wait_for_answer(server: &Server, expect: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, answer) = server.get_text("/readyz");
+        if answer.contains(expect) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "`{expect}` is not in {answer}: {}", server.status());
+        wait_a_little();
+    }
 }
 
 fn start(dir: &Path, extra: &[&str]) -> Server {
@@ -269,8 +327,12 @@ struct Disk {
 
 impl Disk {
     fn small() -> Self {
+        Self::of(DISK_MIB)
+    }
+
+    fn of(mib: u32) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let size = format!("size={DISK_MIB}m");
+        let size = format!("size={mib}m");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path());
         let is_mounted = mount.output().is_ok_and(|output| output.status.success());

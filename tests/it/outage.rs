@@ -12,6 +12,7 @@ use iot_schemas::batch::{BatchRequest, BatchRunner};
 use iot_schemas::control::Control;
 use iot_schemas::table::{Patience, install};
 use iot_serving::query::{Queries, QueryRequest};
+use iot_tests::Server;
 use iot_tests::line::open;
 use iotctl::line::Line;
 
@@ -57,6 +58,28 @@ async fn trouble(line: &Line, expect: &str) {
         }
     }
     panic!("`{expect}` is not why it is not ready: {:?}; {:?}", line.not_ready(), line.speed.stats());
+}
+
+/// For more epochs than may wait for the store.
+#[test]
+fn messages_are_taken_for_as_long_as_there_is_room_for_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let down = dir.path().join("DOWN");
+    let outage = format!("outage={}", down.display());
+    let settings = "ingest: {seal_age: 10ms}\n";
+    let server = Server::with_catalog(dir.path(), settings, STREAM, &["--store-faults", &outage]);
+    std::fs::write(&down, "").expect("written");
+    for n in 0..150 {
+        server.write("readings", &format!("{{\"device_id\":\"a\",\"n\":{n}}}"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let status = server.status();
+    assert_eq!(status["ingest"]["sealed_seq"], 0, "the store is down: {status}");
+    std::fs::remove_file(&down).expect("removed");
+    server.wait_for("readiness", |_| server.is_ready());
+    assert_eq!(server.number("SELECT count(DISTINCT n) FROM readings"), 150);
+    let server = server.kill_and_restart();
+    assert_eq!(server.number("SELECT count(*) FROM readings"), 150);
 }
 
 async fn a_rule_that_needs_batch_state() {

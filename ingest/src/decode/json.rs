@@ -32,6 +32,7 @@ pub(super) fn decode(
     };
     // Once for what the events have in common, which may stand behind them, and once for the events.
     sink.flat = sink.flat.leaving_out(rows);
+    sink.flat.staging.begin_row();
     sink.parse(payload, |sink, json| json.deserialize_any(Shared(sink)))?;
     sink.flat.leave_nothing_out();
     let mut found = false;

@@ -25,6 +25,7 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -60,6 +61,9 @@ const MAX_GROUP_BYTES: usize = 256 << 20;
 
 /// What some editors and libraries put in front of UTF-8.
 const BOM: [u8; 3] = *b"\xef\xbb\xbf";
+
+/// How the reason begins if a decoder has failed, and not its message.
+const DEFECT: &str = "this is a defect of the decoder";
 
 /// What a topic says about the events of its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -215,9 +219,11 @@ impl StreamDecoder {
                 "there are more user properties than {MAX_USER_PROPERTIES}, or more than {MAX_USER_PROPERTY_BYTES} bytes of them"
             ));
         }
-        self.stage(payload, origin)?;
-        self.check_rows(origin)?;
-        self.check_size(origin)?;
+        caught(|| {
+            self.stage(payload, origin)?;
+            self.check_rows(origin)?;
+            self.check_size(origin)
+        })?;
         if self.staging.evolve(&mut self.fields) {
             self.schema = schema_of(&self.fields);
         }
@@ -259,11 +265,12 @@ impl StreamDecoder {
 
     /// The rows since the last call, `None` if there are none.
     pub(crate) fn finish(&mut self, node: &str) -> Option<RecordBatch> {
+        // Messages without rows count too.
+        self.bytes = 0;
         let rows = self.system.rows();
         if rows == 0 {
             return None;
         }
-        self.bytes = 0;
         let own: Vec<ArrayRef> = self.fields.columns.iter_mut().map(|column| column.finish(rows)).collect();
         let columns = self.system.finish(node, own);
         Some(
@@ -286,6 +293,9 @@ impl StreamDecoder {
     fn check_rows(&mut self, origin: Origin<'_>) -> Result<(), String> {
         let missing_device =
             || format!("no `{DEVICE_ID}`: neither a topic level nor a field of the payload gives it");
+        if !self.staging.is_sound() {
+            return Err(defect("rows and values do not fit together"));
+        }
         let topic_device = origin.captures.device.as_deref();
         if topic_device == Some("") {
             return Err(missing_device());
@@ -395,6 +405,26 @@ impl Payloads {
             (format, _) => Ok(format),
         }
     }
+}
+
+/// Runs what takes a message apart. A panic in it costs the message and not the service: nothing of the message is stored yet,
+/// and what was collected is cleared before the next one.
+fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(defect(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked")))
+    })
+}
+
+#[cold]
+fn defect(what: &str) -> String {
+    tracing::error!("a message could not be decoded and is a dead letter; {DEFECT}: {what}");
+    format!("{DEFECT}, not of the message; please report it: {what}")
+}
+
+/// Whether this is the reason of a refusal that no message should ever get: for tests with hostile payloads.
+pub(crate) fn is_defect(reason: &str) -> bool {
+    reason.starts_with(DEFECT)
 }
 
 /// The unit of times that a content type states as its parameter `precision`.

@@ -147,12 +147,20 @@ impl Staging {
         if let Some(upcast) = &mut fields.upcast {
             upcast.share();
         }
+        // Before it may be the rows of other lines.
+        let begin = self.rows.last().map_or(0, |row| row.end);
         let (row, values) = &mut self.shared;
         *row = self.row;
         values.clear();
         values.shrink_to(KEPT_CAPACITY);
-        values.append(&mut self.values);
+        values.extend(self.values.drain(begin..));
         self.shares = true;
+    }
+
+    /// Whether each row has the values between the end of the one before and its own.
+    pub(crate) fn is_sound(&self) -> bool {
+        let end = self.rows.last().map_or(0, |row| row.end);
+        self.rows.is_sorted_by_key(|row| row.end) && end <= self.values.len()
     }
 
     fn add_shared(&mut self, fields: &Fields) {

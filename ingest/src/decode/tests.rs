@@ -74,7 +74,9 @@ impl Bench {
         let record = records(&body).and_then(|mut records| records.next()).expect("a record");
         let (content_type, user_properties) = (record.content_type, record.user_properties);
         let plain = Origin::plain(topic, &captures, ARRIVAL, self.seq);
-        self.decoder.decode(payload.as_ref(), Origin { content_type, user_properties, ..plain })
+        let taken = self.decoder.decode(payload.as_ref(), Origin { content_type, user_properties, ..plain });
+        assert!(!taken.as_ref().is_err_and(|reason| super::is_defect(reason)), "{taken:?}");
+        taken
     }
 
     /// The rows since the last call as text, without provenance.
@@ -582,4 +584,23 @@ fn decode_speed() {
     }
     let rate = (rounds * size) as f64 / (cpu_ns() - began) as f64 * 1e9;
     println!("{} bytes a message, {:.2} M messages per CPU-second", payload.len(), rate / 1e6);
+}
+
+#[test]
+fn a_decoder_that_panics_costs_the_message_alone() {
+    let refused = super::caught(|| -> Result<(), String> { panic!("index {} is out of range", 7) });
+    let reason = refused.expect_err("nothing was decoded");
+    assert!(super::is_defect(&reason) && reason.contains("index 7 is out of range"), "{reason}");
+    assert_eq!(super::caught(|| Ok(1)), Ok(1));
+}
+
+#[test]
+fn messages_without_events_never_add_up_to_too_much() {
+    let mut bench = Bench::new("kind: stream\nname: idle\ntopics: [\"d/{device_id}\"]\nrows: r\n");
+    let idle = format!(r#"{{"gateway":"{}","r":[]}}"#, "x".repeat(16 << 20));
+    for _ in 0..20 {
+        assert_eq!(bench.take("d/a", &idle), Ok(0));
+        assert_eq!(bench.rows(), "");
+    }
+    assert_eq!(bench.take("d/a", r#"{"r":[{"n":1}]}"#), Ok(1));
 }

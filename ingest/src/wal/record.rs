@@ -102,8 +102,13 @@ impl GroupWriter {
         self.count
     }
 
+    /// The part of a payload that is written.
+    pub(crate) fn kept_of<'a>(&self, payload: &'a [u8]) -> &'a [u8] {
+        &payload[..payload.len().min(self.max_payload_bytes)]
+    }
+
     pub(crate) fn push(&mut self, message: &Message, arrival: i64, resolution: Option<&Resolution>) {
-        let payload = &message.payload[..message.payload.len().min(self.max_payload_bytes)];
+        let payload = self.kept_of(&message.payload);
         let cut = payload.len() < message.payload.len();
         let mut flags = if cut { IS_CUT } else { 0 };
         if let Some(delivery) = &message.delivery {

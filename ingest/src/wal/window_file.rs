@@ -38,7 +38,11 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().map_err(|e| Error::io(format!("writing {}", path.display()), e))
+    write().map_err(|e| {
+        // On a full disk what was written of it would take up the last room.
+        let _ = fs::remove_file(&temporary);
+        Error::io(format!("writing {}", path.display()), e)
+    })
 }
 
 fn path(wal_dir: &Path) -> PathBuf {

@@ -13,10 +13,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use iot_schemas::Result;
 use iot_schemas::clock::Clock;
+use iot_schemas::disk;
 use iot_schemas::log::Log;
 use iot_schemas::position::Seq;
+use iot_schemas::{Error, Result};
 
 use crate::config::IngestConfig;
 use crate::dead_letter::Resolution;
@@ -25,7 +26,7 @@ use crate::group::Group;
 use crate::left_out::LeftOutReason;
 use crate::message::{Message, Receipt, Refused};
 use crate::pressure::Concerned;
-use crate::redelivery::{Redelivery, fingerprint};
+use crate::redelivery::{Redelivery, fingerprint_of_cut};
 use crate::stats::{Counters, add};
 use crate::wal::record::GroupWriter;
 use crate::wal::window_file;
@@ -322,6 +323,8 @@ impl Writer {
     /// know them.
     fn append(&self, count: u64, first: Seq, body: &[u8], answers: &[Answer]) -> Result<()> {
         let mut wal = self.wal.lock();
+        // Before the log can be trimmed other files must be written. A log that took the last byte would never end.
+        disk::check_reserve(wal.dir()).map_err(|e| Error::io("the disk is full", e))?;
         let at = wal.log.append(count, body)?;
         debug_assert_eq!(at, first, "only this thread appends");
         wal.log.sync()?;
@@ -378,7 +381,10 @@ impl Draft {
     /// Numbers a message, unless it is a copy of one that is durable or in this very group.
     fn add(&mut self, waiting: Waiting, window: &Redelivery) {
         let Waiting { message, arrival, resolution, reply, _room, .. } = waiting;
-        let print = message.delivery.as_ref().map(|_| fingerprint(&message.topic, &message.payload));
+        let print = message.delivery.as_ref().map(|_| {
+            let kept = self.frame.kept_of(&message.payload);
+            fingerprint_of_cut(&message.topic, kept, message.payload.len() as u64)
+        });
         let known = match (&message.delivery, print) {
             (Some(delivery), Some(print)) if delivery.dup => window
                 .lookup(&delivery.client, delivery.packet_id, print)

@@ -78,9 +78,19 @@ async fn apply(
 ) -> Result<Json<AppliedList>, Problem> {
     let applied = match params.dry_run {
         true => app.control.diff(&yaml, &params.origin).await?,
-        false => app.control.apply(&yaml, &params.origin).await?,
+        false => to_the_end(async move { app.control.apply(&yaml, &params.origin).await }).await?,
     };
     Ok(Json(AppliedList { applied }))
+}
+
+/// Goes on if the client does not: half a change leaves what nobody has asked for.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = iot_schemas::Result<T>> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::spawn(change).await;
+    let failed =
+        |e: tokio::task::JoinError| iot_schemas::Error::io("changing the catalog", std::io::Error::other(e));
+    Ok(done.map_err(failed)??)
 }
 
 async fn list(State(app): State<Arc<App>>, Segments(what): Segments<String>) -> Result<Json<Items>, Problem> {
@@ -98,7 +108,8 @@ async fn delete(
     State(app): State<Arc<App>>,
     Segments((kind, name)): Segments<(String, String)>,
 ) -> Result<Json<AppliedList>, Problem> {
-    let applied = app.control.delete(parse_kind(&kind)?, &name).await?;
+    let kind = parse_kind(&kind)?;
+    let applied = to_the_end(async move { app.control.delete(kind, &name).await }).await?;
     Ok(Json(AppliedList { applied: vec![applied] }))
 }
 

@@ -13,7 +13,8 @@ use super::record::{Record, Value};
 
 /// Records in one pack. Each takes up many times its bytes until all are gathered.
 const MAX_RECORDS: usize = 100_000;
-/// The version of SenML that is understood, and the one that is meant where none is given.
+/// The newest version of SenML that is understood, and the one that is meant where none is given. Older ones are read
+/// alike, as RFC 8428 does in its own examples.
 const VERSION: f64 = 10.0;
 /// Times below this are relative to now (RFC 8428, section 4.5.3).
 const FIRST_ABSOLUTE_S: f64 = 268_435_456.0;
@@ -65,8 +66,8 @@ impl<'a> Pack<'a> {
 
     /// Resolves a record and adds it.
     pub(super) fn add(&mut self, record: Record<'a>) -> Result<(), String> {
-        if let Some(version) = record.base_version.filter(|version| *version != VERSION) {
-            return Err(format!("version {version} of SenML is not understood, only {VERSION}"));
+        if let Some(version) = record.base_version.filter(|version| *version > VERSION) {
+            return Err(format!("version {version} of SenML is not understood, only up to {VERSION}"));
         }
         self.base.time = record.base_time.unwrap_or(self.base.time);
         self.base.value = record.base_value.or(self.base.value);

@@ -531,7 +531,8 @@ fn damaged_messages_never_panic_and_good_ones_in_between_are_unharmed() {
                 _ => payload.truncate(at),
             }
         }
-        bench.take(topic, &payload);
+        let told = bench.take(topic, &payload);
+        assert!(!told.contains("defect"), "{told}");
         if i % 1_000 == 0 {
             bench.take("spBv1.0/good/NBIRTH/n", &birth(0, 1));
             assert!(bench.take("spBv1.0/good/NDATA/n", &data(1, 1)).contains("v=\"5\""), "after {i}");

@@ -4,6 +4,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::message::Delivery;
+use crate::redelivery::fingerprint;
 
 /// A writer on a log in `dir`, what goes into its queue, and what it hands on.
 fn writer(dir: &Path) -> (Writer, mpsc::Sender<Input>, Receiver<Work>) {
