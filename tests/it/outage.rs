@@ -12,8 +12,8 @@ use iot_schemas::batch::{BatchRequest, BatchRunner};
 use iot_schemas::control::Control;
 use iot_schemas::table::{Patience, install};
 use iot_serving::query::{Queries, QueryRequest};
-use iot_tests::Server;
 use iot_tests::line::open;
+use iot_tests::{Server, pause};
 use iotctl::line::Line;
 
 use super::lambda::run;
@@ -71,7 +71,7 @@ fn messages_are_taken_for_as_long_as_there_is_room_for_them() {
     std::fs::write(&down, "").expect("written");
     for n in 0..150 {
         server.write("readings", &format!("{{\"device_id\":\"a\",\"n\":{n}}}"));
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     let status = server.status();
     assert_eq!(status["ingest"]["sealed_seq"], 0, "the store is down: {status}");
