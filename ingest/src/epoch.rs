@@ -194,10 +194,11 @@ impl EpochThread {
 
     fn group(&mut self, group: Group) {
         let mut decoded = self.groups.decode(&group);
-        self.count(&decoded);
         let statuses = std::mem::take(&mut decoded.statuses);
         let replayed = decoded.dead.as_ref().map(|dead| resolved_at(&dead.rows)).unwrap_or_default();
-        let batches = self.keep(decoded);
+        let batches = self.keep(&mut decoded);
+        // What is counted can be queried.
+        self.count(&decoded);
         self.last = group.last;
         self.open.since.get_or_insert_with(|| self.clock.now_micros());
         let node = self.config.node.clone();
@@ -220,17 +221,17 @@ impl EpochThread {
     }
 
     /// Appends the batches to the tails of their streams, except what the tables have already.
-    fn keep(&mut self, decoded: DecodedGroup) -> Vec<MicroBatch> {
+    fn keep(&mut self, decoded: &mut DecodedGroup) -> Vec<MicroBatch> {
         let mut grown = 0;
         for (lane, batch) in &decoded.batches {
             grown += self.push(&self.groups.lanes[*lane].stream, batch.clone());
         }
-        if let Some(batch) = decoded.dead {
+        if let Some(batch) = decoded.dead.take() {
             grown += self.push(&self.dead, batch);
         }
         self.open.bytes += grown;
         self.counters.unsealed_bytes.fetch_add(grown, Ordering::Relaxed);
-        decoded.batches.into_iter().map(|(_, batch)| batch).collect()
+        std::mem::take(&mut decoded.batches).into_iter().map(|(_, batch)| batch).collect()
     }
 
     fn push(&self, stream: &Stream, batch: MicroBatch) -> i64 {

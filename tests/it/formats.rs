@@ -116,6 +116,9 @@ fn check(server: &Server, sql: &str, expect: Value) {
 }
 
 fn check_all(server: &Server) {
+    server.wait_for("the speed layer, which follows the decoder", |status| {
+        status["speed"]["processed"]["local"] == status["ingest"]["last_seq"]
+    });
     let seconds = "date_part('second', event_time) AS t";
     check(
         server,
