@@ -24,7 +24,6 @@ use iot_schemas::table::Store;
 use iot_schemas::{Error, Result};
 
 use crate::stream::Stream;
-use crate::wal::window_file::replace;
 
 /// How the file begins; the checksum follows, in hexadecimal digits.
 const MAGIC: &str = "iot-schemas 1 ";
@@ -80,7 +79,7 @@ impl SchemaKeeper {
             return Ok(());
         }
         let versions = self.history.read().versions().to_vec();
-        replace(&self.path, encode(&versions).as_bytes())?;
+        disk::replace(&self.path, encode(&versions).as_bytes())?;
         self.saved.store(versions.len(), Ordering::Release);
         Ok(())
     }

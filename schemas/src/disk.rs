@@ -3,8 +3,10 @@
 //! A file is found again if its bytes are on the disk, its name is in its directory, and so on up to the root.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
+
+use crate::{Error, Result};
 
 /// Makes a file's bytes durable, or a directory's entries. Blocks.
 pub fn sync(path: &Path) -> io::Result<()> {
@@ -26,6 +28,23 @@ pub fn create_dirs(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     // Its own entry in any case: whoever made it may have ended before this.
     std::iter::once(dir).chain(missing).try_for_each(sync_entry)
+}
+
+/// Writes a file durably, so that it is there whole or, after a crash, as it was before. Blocks.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let draft = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        sync_entry(path)
+    };
+    write().map_err(|e| {
+        // On a full disk it would take up the last room.
+        let _ = fs::remove_file(&draft);
+        Error::io(format!("writing {}", path.display()), e)
+    })
 }
 
 /// What is left free on a disk for what must be written before something can be deleted, if it has more than twenty times as
@@ -59,6 +78,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         check_reserve(dir.path()).expect("tests need room");
         check_reserve(&dir.path().join("absent")).expect("nothing is known");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_a_failure_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        replace(&path, b"old and long").expect("written");
+        replace(&path, b"new").expect("replaced");
+        assert_eq!(fs::read(&path).expect("readable"), b"new");
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).expect("made");
+        let error = replace(&folder, b"new").expect_err("a folder is in its place");
+        assert!(error.to_string().contains("folder"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 2, "no draft is left");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! The file is replaced atomically. The log is trimmed only up to its position, so whatever came later is
 //! replayed. A file that is damaged or of another version is set aside; alerts then begin anew from the log.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
+use iot_schemas::disk;
 use iot_schemas::position::Frontier;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,21 +36,10 @@ pub(crate) fn save(path: &Path, saved: &Saved) -> Result<()> {
 
 /// Writes `value` as JSON under the first line `head` and a checksum, so that it is there whole or not at all.
 pub(crate) fn write_checked(path: &Path, head: &str, value: &impl Serialize) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || -> std::io::Result<()> {
-        let body = serde_json::to_vec(value)?;
-        let mut file = File::create(&temporary)?;
-        writeln!(file, "{head} {:08x}", crc32fast::hash(&body))?;
-        file.write_all(&body)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|e| {
-        // On a full disk what was written of it would take up the last room.
-        let _ = fs::remove_file(&temporary);
-        iot_schemas::Error::io(format!("writing {}", path.display()), e).into()
-    })
+    let body = serde_json::to_vec(value)
+        .map_err(|e| iot_schemas::Error::io(format!("writing {}", path.display()), e.into()))?;
+    let head = format!("{head} {:08x}\n", crc32fast::hash(&body));
+    Ok(disk::replace(path, &[head.as_bytes(), &body].concat())?)
 }
 
 /// Reads the file; `None` if there is none that can be used.

@@ -1,7 +1,6 @@
 //! Where the catalog is kept: one YAML file per definition below `catalog/` in the store.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::PathBuf;
 
 use iot_schemas::catalog::{Catalog, Document, Kind, parse};
@@ -56,16 +55,7 @@ impl CatalogStore {
 
     /// Writes a definition so that it is there whole or not at all.
     pub(super) fn put(&self, document: &Document) -> Result<()> {
-        let path = self.path(document.def.kind(), document.def.name());
-        let write = || -> std::io::Result<()> {
-            let temporary = path.with_extension("tmp");
-            let mut file = File::create(&temporary)?;
-            file.write_all(document.text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            disk::sync_entry(&path)
-        };
-        write().map_err(|e| Error::io(format!("writing {}", path.display()), e))
+        disk::replace(&self.path(document.def.kind(), document.def.name()), document.text.as_bytes())
     }
 
     /// Whether a definition is kept.

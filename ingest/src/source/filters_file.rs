@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use iot_schemas::Result;
-
-use crate::wal::window_file::replace;
+use iot_schemas::{Result, disk};
 
 use super::filters::Filters;
 
@@ -77,7 +75,7 @@ impl FiltersFile {
 
     /// Replaces the file: afterwards it holds `content` or, after a crash, what it held before.
     pub(super) fn save(&self, content: &[u8]) -> Result<()> {
-        replace(&self.path, content)
+        disk::replace(&self.path, content)
     }
 }
 

@@ -9,10 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use iot_schemas::{Error, Result};
+use iot_schemas::{Error, Result, disk};
 
 use crate::decode::Nodes;
-use crate::wal::window_file::replace;
 
 /// Magic and version; then come the checksum of the rest and the nodes by stream as JSON.
 const MAGIC: [u8; 8] = *b"IOTSPB\0\x01";
@@ -40,7 +39,7 @@ pub(crate) fn load(wal_dir: &Path) -> Result<BTreeMap<String, Nodes>> {
 
 /// Replaces the file: afterwards it holds `content` or, after a crash, what it held before.
 pub(crate) fn save(wal_dir: &Path, content: &[u8]) -> Result<()> {
-    replace(&path(wal_dir), content)
+    disk::replace(&path(wal_dir), content)
 }
 
 fn decode(bytes: &[u8]) -> Option<BTreeMap<String, Nodes>> {

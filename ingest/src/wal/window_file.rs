@@ -1,9 +1,10 @@
 //! The file that keeps the re-delivery window when the log that it came from is trimmed.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use iot_schemas::disk;
 use iot_schemas::position::Seq;
 use iot_schemas::{Error, Result};
 
@@ -25,24 +26,7 @@ pub(crate) fn load(wal_dir: &Path) -> Result<(Redelivery, Seq)> {
 
 /// Replaces the file: afterwards it holds `window` or, after a crash, what it held before.
 pub(crate) fn save(wal_dir: &Path, window: &[u8]) -> Result<()> {
-    replace(&path(wal_dir), window)
-}
-
-/// Writes a file so that it is there whole or as it was before.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|e| {
-        // On a full disk what was written of it would take up the last room.
-        let _ = fs::remove_file(&temporary);
-        Error::io(format!("writing {}", path.display()), e)
-    })
+    disk::replace(&path(wal_dir), window)
 }
 
 fn path(wal_dir: &Path) -> PathBuf {

@@ -6,13 +6,13 @@
 //! ```
 //! All integers are little endian. The file is replaced as a whole: it is the old one or the new one, never half.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use iot_schemas::alert::{Transition, TransitionId};
 use iot_schemas::position::{NodeId, Seq};
-use iot_schemas::{Error, Result};
+use iot_schemas::{Error, Result, disk};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "alerts.snapshot";
@@ -59,25 +59,16 @@ impl Snapshot {
     pub(super) fn store(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
         let body = serde_json::to_vec(self).expect("a snapshot has text keys only");
-        let replace = || -> io::Result<()> {
-            let draft = path.with_extension("draft");
-            let mut file = File::create(&draft)?;
-            file.write_all(&MAGIC)?;
-            file.write_all(&(body.len() as u32).to_le_bytes())?;
-            file.write_all(&crc32fast::hash(&body).to_le_bytes())?;
-            file.write_all(&body)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(dir)?.sync_all()
-        };
-        replace().map_err(|e| Error::io(format!("writing {}", path.display()), e))
+        disk::replace(&path, &[&header(&body)[..], &body].concat())
     }
 }
 
 /// The body of a whole and undamaged file.
 fn body(bytes: &[u8]) -> Option<&[u8]> {
     let (header, body) = bytes.split_at_checked(HEADER_BYTES)?;
-    let expect =
-        [&MAGIC[..], &(body.len() as u32).to_le_bytes(), &crc32fast::hash(body).to_le_bytes()].concat();
-    (header == expect).then_some(body)
+    (header == self::header(body)).then_some(body)
+}
+
+fn header(body: &[u8]) -> Vec<u8> {
+    [&MAGIC[..], &(body.len() as u32).to_le_bytes(), &crc32fast::hash(body).to_le_bytes()].concat()
 }
