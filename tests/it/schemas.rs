@@ -243,3 +243,26 @@ fn many_inferred_versions_come_back_after_a_kill_as_they_were() {
     let server = server.stop_and_restart();
     assert_eq!((versions(&server), dead(&server)), (list, letters));
 }
+
+/// Asked for as everybody has it, it is a stream like any other, together with others and before them.
+#[test]
+fn the_stream_that_everybody_begins_with_stays_if_it_is_asked_for() {
+    const EVENTS: &str = "kind: stream\nname: events\ntopics: [\"devices/{device_id}/telemetry\"]\n";
+    const OTHER: &str = "kind: stream\nname: other\ntopics: [other]\n";
+    let dir = tempfile::tempdir().expect("a directory");
+    for (folder, applied) in
+        [("both", &[[EVENTS, OTHER].join("---\n")][..]), ("one", &[EVENTS.into(), OTHER.into()])]
+    {
+        let server = Server::start(&dir.path().join(folder), &[]);
+        applied.iter().for_each(|yaml| server.apply(yaml));
+        let server = server.kill_and_restart();
+        server.publish("devices/a/telemetry", "{\"v\":1}");
+        server.wait_for("the decoder", |status| status["ingest"]["events"] == 1);
+        assert_eq!(server.number("SELECT count(*) FROM events"), 1, "{folder}");
+    }
+    // Nobody has asked for it here, and nothing has come.
+    let server = Server::start(&dir.path().join("none"), &[]);
+    server.apply(OTHER);
+    let streams = server.get("/v1/catalog/streams")["items"].clone();
+    assert_eq!(streams.as_array().map(Vec::len), Some(1), "{streams}");
+}

@@ -232,19 +232,20 @@ impl Control for Line {
 }
 
 impl Line {
-    /// The stream `events`, which everybody begins with, if it is in force and in no file, and other streams come. It is
-    /// written down first: after a crash the file of another stream alone would take it away with what it has taken in.
+    /// Writes down the stream `events`, which everybody begins with, if it is in force and in no file, and streams come: after a
+    /// crash the file of another stream alone would take it away with what it has taken in. Answers with it unless it is
+    /// among those that come: then it is a stream like any other.
     fn keep_implied_stream(&self, catalog: &Catalog, plan: &[Applied]) -> Result<Option<Document>> {
+        let mut streams = plan.iter().filter(|applied| applied.kind == Kind::Stream).peekable();
         let implied = Catalog::with_default_stream().documents().next().cloned().filter(|implied| {
             let name = implied.def.name();
-            catalog.get(Kind::Stream, name).is_some()
-                && !self.catalog_store.has(Kind::Stream, name)
-                && plan.iter().any(|applied| applied.kind == Kind::Stream && applied.name != name)
+            let is_in_force = catalog.get(Kind::Stream, name).is_some();
+            is_in_force && !self.catalog_store.has(Kind::Stream, name) && streams.peek().is_some()
         });
-        if let Some(implied) = &implied {
-            self.catalog_store.put(implied)?;
-        }
-        Ok(implied)
+        let Some(implied) = implied else { return Ok(None) };
+        self.catalog_store.put(&implied)?;
+        let is_asked_for = streams.any(|applied| applied.name == implied.def.name());
+        Ok((!is_asked_for).then_some(implied))
     }
 
     /// Takes the file away again if the other streams have not come to be.
