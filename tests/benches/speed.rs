@@ -25,7 +25,7 @@ use iot_speed_layer::alert_log::{AlertLog, AlertLogLimits};
 use iot_speed_layer::{Engine, EngineConfig};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const EVENTS: usize = 10_000_000;
 const ROWS: usize = 8_192;

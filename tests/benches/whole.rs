@@ -15,7 +15,7 @@ use iotctl::line::Line;
 
 // The allocator of `iotctl`, so that its memory is what is measured.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const CATALOG: &str = r#"
 kind: stream

@@ -32,8 +32,8 @@ sql: |
 const SETTINGS: &str = "ingest: {seal_age: 500ms, max_unsealed_bytes: 524288, queue_bytes: 4194304}\n";
 const STORE: [&str; 4] = ["--store-faults", "hang=0.15", "--store-timeout", "400ms"];
 /// What the process may have in memory beyond what it had before its first message. Unsealed events and the queue are
-/// 5 MiB of it; nearly all is what a seal a second needs, which levels off in docs/performance.md at about as much.
-const MEMORY: u64 = 512 << 20;
+/// 5 MiB of it; nearly all is what a seal a second needs (docs/performance.md).
+const MEMORY: u64 = 256 << 20;
 
 #[test]
 fn twenty_times_more_than_can_be_taken_costs_neither_memory_nor_messages() {
