@@ -128,6 +128,9 @@ pub struct Delivery {
     pub packet_id: u16,
     /// Whether the sender says that it may have delivered the message before.
     pub dup: bool,
+    /// How many packet identifiers before this one may be those of copies of the same message, which the session has by
+    /// other subscriptions. Only looked at if it is a `dup` that is not known by its own identifier.
+    pub copies_before: u16,
 }
 
 /// The message is taken care of: it may be acknowledged.

@@ -282,7 +282,7 @@ async fn columns_widen_across_seals_and_restarts() {
 }
 
 fn delivery(packet_id: u16, dup: bool, payload: &str) -> Message {
-    let delivery = Some(Delivery { client: "gateway".into(), packet_id, dup });
+    let delivery = Some(Delivery { client: "gateway".into(), packet_id, dup, copies_before: 0 });
     Message { delivery, ..Message::new("devices/a/telemetry", payload.to_owned()) }
 }
 
@@ -321,6 +321,31 @@ async fn a_copy_is_recognised_at_once_after_a_crash_and_after_the_log_was_trimme
     let world = start(dir.path(), &[EVENTS]).await;
     assert_eq!(submit(&world, delivery(3, true, "{}")).await, Receipt::Redelivered(4));
     assert_eq!(world.positions("events").await, each(1..=4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_by_another_filter_is_recognised_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = start(dir.path(), &[EVENTS]).await;
+    let submit = async |world: &World, message| world.ingest.submit(message).await.expect("it is taken");
+    assert_eq!(submit(&world, delivery(65_535, false, "{}")).await, Receipt::Stored(1));
+    assert_eq!(submit(&world, delivery(2, false, "{\"v\":1}")).await, Receipt::Stored(2));
+    world.crash().await;
+
+    let world = start(dir.path(), &[EVENTS]).await;
+    let again = |packet_id, copies_before, payload| {
+        let mut message = delivery(packet_id, true, payload);
+        message.delivery.as_mut().expect("it has a label").copies_before = copies_before;
+        message
+    };
+    assert_eq!(submit(&world, again(1, 1, "{}")).await, Receipt::Redelivered(1), "they go around");
+    assert_eq!(submit(&world, again(3, 1, "{}")).await, Receipt::Stored(3), "another message");
+    assert_eq!(submit(&world, again(3, 1, "{\"v\":1}")).await, Receipt::Redelivered(2));
+    // The same reading again, in two copies, of which none was stored.
+    assert_eq!(submit(&world, again(4, 1, "{\"v\":1}")).await, Receipt::Stored(4));
+    assert_eq!(submit(&world, again(5, 1, "{\"v\":1}")).await, Receipt::Redelivered(4));
+    assert_eq!(submit(&world, again(6, 0, "{\"v\":1}")).await, Receipt::Stored(5), "no other filter matches");
+    world.ingest.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -198,7 +198,8 @@ impl Shared {
             };
             let (ticket, properties) = match &client {
                 Some(client) if ahead.untaken == 0 => {
-                    let delivery = Some(Delivery { client: client.to_string(), packet_id, dup });
+                    let delivery =
+                        Some(Delivery { client: client.to_string(), packet_id, dup, copies_before: 0 });
                     let message = Message { topic, payload, delivery, properties: properties.clone() };
                     match self.ingest.try_enqueue(message) {
                         Ok(ticket) => (Some(ticket), None),

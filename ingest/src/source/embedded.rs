@@ -422,7 +422,8 @@ impl Hook {
         let ticket = match ticket {
             Some(ticket) => ticket,
             None => {
-                let delivery = Some(Delivery { client: event.client_id.to_string(), packet_id, dup });
+                let delivery =
+                    Some(Delivery { client: event.client_id.to_string(), packet_id, dup, copies_before: 0 });
                 let message = Message { topic, payload: event.payload, delivery, properties };
                 self.ingest.enqueue(message).await?
             }

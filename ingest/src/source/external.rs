@@ -31,7 +31,7 @@ use super::filters_file::FiltersFile;
 use super::host::{Host, HostLink};
 use super::remote::{OWN_GROUP, Remote};
 use super::session::EmptySession;
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Subscriptions, Verdict};
 
 /// Deliveries and acknowledgements that may wait between the tasks: more than can be in flight. How many can be is the
 /// lever for the durable rate of one connection.
@@ -242,9 +242,8 @@ struct LinkState {
 struct Delivered {
     epoch: u64,
     publish: Publish,
-    /// Whether it is to be taken: another copy of it may have come by another filter. That is decided in the order of the
-    /// packets, by what the broker has said about our filters before it.
-    counts: bool,
+    /// Decided in the order of the packets, by what the broker has said about our filters before it.
+    verdict: Verdict,
 }
 
 /// Owns the connection.
@@ -276,8 +275,8 @@ impl Link {
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
                     let epoch = self.state.epoch.load(Ordering::Acquire);
-                    let counts = self.subscriptions.counts(&publish);
-                    if self.deliveries.send(Delivered { epoch, publish, counts }).await.is_err() {
+                    let verdict = self.subscriptions.judge(&publish);
+                    if self.deliveries.send(Delivered { epoch, publish, verdict }).await.is_err() {
                         return;
                     }
                 }
@@ -351,18 +350,19 @@ impl Taker {
     }
 
     async fn take(&self, delivered: Delivered) -> Result<Option<Taken>, crate::Refused> {
-        let Delivered { epoch, publish, counts } = delivered;
+        let Delivered { epoch, publish, verdict } = delivered;
         self.state.delivered.fetch_add(1, Ordering::Relaxed);
         let ack = self.client.prepare_ack(&publish);
-        if !counts {
+        let Verdict::Take(copies_before) = verdict else {
             self.state.copies.fetch_add(1, Ordering::Relaxed);
             let ticket = Ticket::settled(Receipt::Ignored);
             return Ok(ack.map(|ack| Taken { epoch, ack, ticket }));
-        }
+        };
         let delivery = ack.is_some().then(|| Delivery {
             client: self.client_id.clone(),
             packet_id: publish.pkid,
             dup: publish.dup,
+            copies_before,
         });
         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
         let properties = properties(publish.properties.as_ref(), publish.retain);

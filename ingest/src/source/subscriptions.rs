@@ -71,6 +71,16 @@ impl fmt::Debug for Subscriptions {
 
 type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
+/// What a delivery is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A message, unless it is a `dup` and the log knows better: an earlier process may have taken another copy of it, under one
+    /// of so many packet identifiers before that of this one.
+    Take(u16),
+    /// A copy of a message that this process has taken.
+    Copy,
+}
+
 enum Question {
     Subscribe(u32, Answer<SubAck, SubscribeNoticeError>),
     Leave(u32, Answer<UnsubAck, UnsubscribeNoticeError>),
@@ -133,18 +143,23 @@ impl Subscriptions {
         refused
     }
 
-    /// Whether a delivery is to be taken, or else a copy of one that another filter has brought.
-    pub(super) fn counts(&self, publish: &Publish) -> bool {
+    /// What a delivery is: to be taken, or a copy of one that another filter has brought.
+    pub(super) fn judge(&self, publish: &Publish) -> Verdict {
         let ids = publish.properties.as_ref().map_or(&[][..], |it| it.subscription_identifiers.as_slice());
-        let ([by], Ok(topic)) = (ids, std::str::from_utf8(&publish.topic)) else { return true };
+        let ([by], Ok(topic)) = (ids, std::str::from_utf8(&publish.topic)) else { return Verdict::Take(0) };
         let mut known = self.known.lock();
         let others = known.session.others(topic, ids);
         if others.is_empty() {
-            return true;
+            return Verdict::Take(0);
         }
+        // Brokers number the copies of a message one after the other.
+        let before = u16::try_from(others.len()).unwrap_or(u16::MAX);
         let content = fingerprint(topic, &publish.payload);
         let copy = Copy { by: *by, content, packet_id: publish.pkid, dup: publish.dup };
-        known.copies.take(copy, others)
+        match known.copies.take(copy, others) {
+            true => Verdict::Take(before),
+            false => Verdict::Copy,
+        }
     }
 
     /// What the broker refuses, for an operator.

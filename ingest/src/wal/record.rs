@@ -302,7 +302,7 @@ mod tests {
     }
 
     fn sample() -> Vec<Message> {
-        let delivery = Delivery { client: "gw-1".into(), packet_id: 7, dup: true };
+        let delivery = Delivery { client: "gw-1".into(), packet_id: 7, dup: true, copies_before: 0 };
         vec![
             Message::new("a/b", &b"{}"[..]),
             Message { delivery: Some(delivery), ..Message::new("c", vec![0xff; 9]) },

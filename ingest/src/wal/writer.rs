@@ -24,7 +24,7 @@ use crate::dead_letter::Resolution;
 use crate::epoch::{Control, Work};
 use crate::group::Group;
 use crate::left_out::LeftOutReason;
-use crate::message::{Message, Receipt, Refused};
+use crate::message::{Delivery, Message, Receipt, Refused};
 use crate::pressure::Concerned;
 use crate::redelivery::{Redelivery, fingerprint_of_cut};
 use crate::stats::{Counters, add};
@@ -386,9 +386,11 @@ impl Draft {
             fingerprint_of_cut(&message.topic, kept, message.payload.len() as u64)
         });
         let known = match (&message.delivery, print) {
-            (Some(delivery), Some(print)) if delivery.dup => window
-                .lookup(&delivery.client, delivery.packet_id, print)
-                .or_else(|| self.in_this_group(&delivery.client, delivery.packet_id, print)),
+            (Some(delivery), Some(print)) if delivery.dup => identifiers(delivery).find_map(|packet_id| {
+                window
+                    .lookup(&delivery.client, packet_id, print)
+                    .or_else(|| self.in_this_group(&delivery.client, packet_id, print))
+            }),
             _ => None,
         };
         let receipt = match known {
@@ -415,6 +417,13 @@ impl Draft {
             _ => None,
         })
     }
+}
+
+/// The packet identifiers under which a delivery may be known: its own, and those of copies just before it. They go from 1 to
+/// 65,535 and around.
+fn identifiers(delivery: &Delivery) -> impl Iterator<Item = u16> {
+    let before = |id: &u16| Some(id.checked_sub(1).filter(|id| *id > 0).unwrap_or(u16::MAX));
+    std::iter::successors(Some(delivery.packet_id), before).take(1 + usize::from(delivery.copies_before))
 }
 
 #[cfg(test)]

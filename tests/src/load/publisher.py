@@ -21,7 +21,20 @@ port, name, rate, qos, stretch = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 acknowledged = collections.deque()
 stopping = threading.Event()
 
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, clean_session=False, protocol=mqtt.MQTTv311)
+
+
+class Client(mqtt.Client):
+    """At its second attempt to connect, paho (2.2) forgets that it has released a message of QoS 2: it publishes the
+    message anew, without DUP, and a broker that had completed it takes it for another one."""
+
+    def _messages_reconnect_reset_out(self):
+        for message in list(self._out_messages.values()):
+            if message.state == mqtt.mqtt_ms_resend_pubrel:
+                message.state = mqtt.mqtt_ms_wait_for_pubcomp
+        super()._messages_reconnect_reset_out()
+
+
+client = Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, clean_session=False, protocol=mqtt.MQTTv311)
 client.on_publish = lambda client, userdata, mid, code, properties: acknowledged.append(mid)
 client.max_inflight_messages_set(500)
 client.max_queued_messages_set(0)

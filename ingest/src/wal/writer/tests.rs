@@ -25,7 +25,7 @@ fn writer(dir: &Path) -> (Writer, mpsc::Sender<Input>, Receiver<Work>) {
 
 fn waiting(packet_id: u16) -> (Waiting, oneshot::Receiver<Result<Receipt, Refused>>) {
     let (reply, answer) = oneshot::channel();
-    let delivery = Some(Delivery { client: "gateway".into(), packet_id, dup: false });
+    let delivery = Some(Delivery { client: "gateway".into(), packet_id, dup: false, copies_before: 0 });
     let message = Message { delivery, ..Message::new("devices/a/telemetry", "{}") };
     let _room = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("there is room");
     (Waiting { message, arrival: 1, resolution: None, sheddable: None, reply, _room }, answer)
